@@ -1,0 +1,267 @@
+"""Encoders whose layers each have their own number of heads and neurons, in the transformers library's own terms.
+
+The head counts and neuron counts of every layer stand in the config, so a saved folder reloads in stock
+`AutoModel` and `SentenceTransformer`. Folders carry a copy of this file, for use without secateur
+(`trust_remote_code=True`): it imports torch and transformers only.
+
+It works because the attention of these encoders reads the number of heads from its query tensor
+(transformers >= 5): fewer rows in query, key and value are fewer heads, down to none.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    CamembertConfig,
+    CamembertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Where an encoder family keeps the parts of a layer, as dotted module paths."""
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    attention_output: str  # the heads' output projection: [hidden, heads * head size]
+    attention_norm: str  # the LayerNorm over its residual sum
+    expand: str  # first FFN matrix: [neurons, hidden]
+    contract: str  # second FFN matrix: [hidden, neurons]
+    output_norm: str
+
+
+BERT_NAMES = LayerNames(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    expand="intermediate.dense",
+    contract="output.dense",
+    output_norm="output.LayerNorm",
+)
+DISTILBERT_NAMES = LayerNames(
+    layers="transformer.layer",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attention_output="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    expand="ffn.lin1",
+    contract="ffn.lin2",
+    output_norm="output_layer_norm",
+)
+NAMES = {
+    "bert": BERT_NAMES,
+    "camembert": BERT_NAMES,
+    "distilbert": DISTILBERT_NAMES,
+    "roberta": BERT_NAMES,
+    "xlm-roberta": BERT_NAMES,
+}
+PRUNED = "pruned-"
+
+
+def stock_type(config: PreTrainedConfig) -> str:
+    """Return the family of a stock or pruned config, `bert` for `pruned-bert`. Raises ValueError if unsupported."""
+    return find_family(config.model_type)
+
+
+def find_family(model_type: str) -> str:
+    family = model_type.removeprefix(PRUNED)
+    if family not in NAMES:
+        raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(NAMES)}")
+    return family
+
+
+def layer_names(config: PreTrainedConfig) -> LayerNames:
+    return NAMES[stock_type(config)]
+
+
+def find_layers(model: PreTrainedModel) -> list[nn.Module]:
+    return list(model.get_submodule(layer_names(model.config).layers).children())
+
+
+def find_linear(layer: nn.Module, path: str) -> nn.Linear:
+    return cast(nn.Linear, layer.get_submodule(path))
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Return the channels of one head; a cut changes how many heads there are, never their size."""
+    return int(config.hidden_size // config.num_attention_heads)
+
+
+def count_heads(model: PreTrainedModel) -> list[int]:
+    """Return the number of heads of each layer, read from the weights."""
+    query = layer_names(model.config).query
+    size = head_size(model.config)
+    return [find_linear(layer, query).out_features // size for layer in find_layers(model)]
+
+
+def count_neurons(model: PreTrainedModel) -> list[int]:
+    """Return the number of FFN neurons of each layer, read from the weights."""
+    expand = layer_names(model.config).expand
+    return [find_linear(layer, expand).out_features for layer in find_layers(model)]
+
+
+def shrink_layers(model: PreTrainedModel) -> None:
+    """Give a freshly made model the head and neuron counts of its config, keeping the first rows and columns."""
+    config = model.config
+    names = layer_names(config)
+    channels = [heads * head_size(config) for heads in config.heads_per_layer]
+    for layer, rows, neurons in zip(find_layers(model), channels, config.neurons_per_layer, strict=True):
+        for name in (names.query, names.key, names.value):
+            keep_first(find_linear(layer, name), rows=rows)
+        keep_first(find_linear(layer, names.attention_output), columns=rows)
+        keep_first(find_linear(layer, names.expand), rows=neurons)
+        keep_first(find_linear(layer, names.contract), columns=neurons)
+
+
+def keep_first(linear: nn.Linear, *, rows: int | None = None, columns: int | None = None) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:rows, :columns].contiguous())
+    if linear.bias is not None and rows is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[:rows].contiguous())
+    linear.out_features, linear.in_features = linear.weight.shape
+
+
+class PrunedBertConfig(BertConfig):
+    """BertConfig; `num_attention_heads` still says the heads' size, `heads_per_layer` how many there are."""
+
+    model_type = "pruned-bert"
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
+    has_pooler: bool = False
+
+
+class PrunedCamembertConfig(CamembertConfig):
+    model_type = "pruned-camembert"
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
+    has_pooler: bool = False
+
+
+class PrunedDistilBertConfig(DistilBertConfig):
+    model_type = "pruned-distilbert"
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
+    has_pooler: bool = False
+
+
+class PrunedRobertaConfig(RobertaConfig):
+    model_type = "pruned-roberta"
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
+    has_pooler: bool = False
+
+
+class PrunedXLMRobertaConfig(XLMRobertaConfig):
+    model_type = "pruned-xlm-roberta"
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
+    has_pooler: bool = False
+
+
+class PrunedBertModel(BertModel):
+    config_class = PrunedBertConfig
+
+    def __init__(self, config: PrunedBertConfig, **_: object):
+        super().__init__(config, add_pooling_layer=config.has_pooler)
+        shrink_layers(self)
+
+
+class PrunedCamembertModel(CamembertModel):
+    config_class = PrunedCamembertConfig
+
+    def __init__(self, config: PrunedCamembertConfig, **_: object):
+        super().__init__(config, add_pooling_layer=config.has_pooler)
+        shrink_layers(self)
+
+
+class PrunedDistilBertModel(DistilBertModel):
+    config_class = PrunedDistilBertConfig
+
+    def __init__(self, config: PrunedDistilBertConfig, **_: object):
+        super().__init__(config)
+        shrink_layers(self)
+
+
+class PrunedRobertaModel(RobertaModel):
+    config_class = PrunedRobertaConfig
+
+    def __init__(self, config: PrunedRobertaConfig, **_: object):
+        super().__init__(config, add_pooling_layer=config.has_pooler)
+        shrink_layers(self)
+
+
+class PrunedXLMRobertaModel(XLMRobertaModel):
+    config_class = PrunedXLMRobertaConfig
+
+    def __init__(self, config: PrunedXLMRobertaConfig, **_: object):
+        super().__init__(config, add_pooling_layer=config.has_pooler)
+        shrink_layers(self)
+
+
+STOCK: dict[str, type[PreTrainedModel]] = {
+    "bert": BertModel,
+    "camembert": CamembertModel,
+    "distilbert": DistilBertModel,
+    "roberta": RobertaModel,
+    "xlm-roberta": XLMRobertaModel,
+}
+RAGGED: dict[str, type[PreTrainedModel]] = {
+    "bert": PrunedBertModel,
+    "camembert": PrunedCamembertModel,
+    "distilbert": PrunedDistilBertModel,
+    "roberta": PrunedRobertaModel,
+    "xlm-roberta": PrunedXLMRobertaModel,
+}
+
+
+def resize_config(
+    config: PreTrainedConfig, heads: list[int], neurons: list[int], *, has_pooler: bool
+) -> PreTrainedConfig:
+    """Return a config like `config` with these head and neuron counts, one for each layer.
+
+    It is the stock config where that can say it (every head kept, the same number of neurons in every
+    layer), else the pruned one with `auto_map`, so that the folder also loads by its own modeling.py.
+    """
+    family = stock_type(config)
+    fields = {key: value for key, value in config.to_diff_dict().items() if key not in OURS}
+    uniform = set(heads) == {config.num_attention_heads} and len(set(neurons)) == 1 and neurons[0] > 0
+    if uniform:
+        width = "hidden_dim" if family == "distilbert" else "intermediate_size"
+        return config_class(STOCK[family]).from_dict({**fields, width: neurons[0]})
+    ragged = RAGGED[family]
+    auto_map = {
+        "AutoConfig": f"modeling.{config_class(ragged).__name__}",
+        "AutoModel": f"modeling.{ragged.__name__}",
+    }
+    counts = {"heads_per_layer": heads, "neurons_per_layer": neurons, "has_pooler": has_pooler}
+    return config_class(ragged).from_dict({**fields, **counts, "auto_map": auto_map})
+
+
+def config_class(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:
+    return cast(type[PreTrainedConfig], model.config_class)
+
+
+OURS = ("model_type", "architectures", "auto_map", "heads_per_layer", "neurons_per_layer", "has_pooler")
+
+
+for ragged in RAGGED.values():
+    AutoConfig.register(config_class(ragged).model_type, config_class(ragged), exist_ok=True)
+    AutoModel.register(config_class(ragged), ragged, exist_ok=True)

@@ -1,0 +1,48 @@
+"""Costs: the reference work's parameter counts on LaBSE-en-ru's exact shape, bytes, times."""
+
+from pathlib import Path
+
+import pytest
+from conftest import MakeEncoder
+from transformers import BertConfig, BertModel
+
+from secateur import config
+from secateur.corpus import Pairs
+from secateur.cost import count_bytes, count_parameters, time_encoders
+from secateur.encoder import Encoder, replace_transformer, save_encoder
+from secateur.modeling import count_heads, count_neurons
+from secateur.saliency import measure_saliency
+from secateur.selection import Kept, choose_kept
+from secateur.slicing import slice_encoder
+
+
+@pytest.fixture
+def labse(make_encoder: MakeEncoder) -> Encoder:
+    """Random weights in LaBSE-en-ru's shape: 55,083 word pieces, 12 layers x 12 heads, 768 wide, pooler used."""
+    return replace_transformer(make_encoder(pooling="pooler"), BertModel(BertConfig(vocab_size=55_083)))
+
+
+def test_half_of_labse_en_ru_is_the_reference_works_size(labse: Encoder, pairs: Pairs) -> None:
+    assert round(count_parameters(labse) / 1e6, 1) == 128.3
+    saliency = measure_saliency(labse, pairs, config.Saliency(pairs=1, criterion="random"), seed=0)
+    kept = choose_kept(saliency, config.Budget(heads=0.5, neurons=0.5))
+    student = slice_encoder(labse, kept)
+    assert len(set(map(len, kept.heads))) > 1  # ragged
+    assert sum(count_heads(student.transformer)) == 72
+    assert sum(count_neurons(student.transformer)) == 18_432
+    assert round(count_parameters(student) / 1e6, 1) == 85.8
+    assert count_bytes(student) == 4 * count_parameters(student)
+
+
+def test_bytes_are_those_of_the_saved_weights(teacher: Encoder, ragged: Kept, tmp_path: Path) -> None:
+    student = slice_encoder(teacher, ragged)
+    save_encoder(student, tmp_path / "student")
+    size = (tmp_path / "student" / "model.safetensors").stat().st_size
+    header = size - count_bytes(student)
+    assert 0 < header < 20_000  # names and shapes
+
+
+def test_a_slower_encoder_takes_longer(make_encoder: MakeEncoder, sentences: list[str]) -> None:
+    slow, fast = make_encoder(layers=12), make_encoder(layers=1)
+    first, second = time_encoders([slow, fast], sentences[:10], warmup=2)
+    assert first > 2 * second > 0
