@@ -1,0 +1,76 @@
+"""Budgets solved by hand."""
+
+import logging
+
+import pytest
+import torch
+
+from secateur import config
+from secateur.config import InputError
+from secateur.saliency import Saliency
+from secateur.selection import Kept, choose_kept
+
+# Two layers of four heads and of six neurons.
+SALIENCY = Saliency(
+    heads=(torch.tensor([9.0, 1.0, 8.0, 7.0]), torch.tensor([2.0, 6.0, 3.0, 4.0])),
+    neurons=(torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.7]), torch.tensor([0.6, 0.0, 0.5, 0.05, 0.4, 0.01])),
+)
+
+
+def choose(heads: float, neurons: float, **keys: object) -> Kept:
+    return choose_kept(SALIENCY, config.Budget(normalization="none", heads=heads, neurons=neurons, **keys))
+
+
+def test_global_ranking_keeps_the_best_of_all_layers_together() -> None:
+    kept = choose(0.5, 0.5)
+    assert kept.heads == ((0, 2, 3), (1,))
+    assert kept.neurons == ((1, 3, 5), (0, 2, 4))
+
+
+def test_layer_ranking_keeps_the_best_of_each_layer() -> None:
+    kept = choose(0.5, 1 / 3, ranking="layer")
+    assert kept.heads == ((0, 2), (1, 3))
+    assert kept.neurons == ((1, 3), (0, 2))
+
+
+@pytest.mark.parametrize("ranking", ["global", "layer"])
+def test_a_fraction_is_what_is_kept(ranking: str) -> None:
+    kept = choose(0.75, 1.0, ranking=ranking)
+    assert sum(map(len, kept.heads)) == 6
+    assert kept.neurons == (tuple(range(6)), tuple(range(6)))
+
+
+def test_multiple_rounds_each_layer_up_with_its_next_best_neurons() -> None:
+    kept = choose(1.0, 1 / 3, multiple=2)  # 1, 3, 5 and 0 without rounding
+    assert kept.neurons == ((1, 3, 4, 5), (0, 2))
+    assert choose(1.0, 1 / 3, multiple=8).neurons == (tuple(range(6)), tuple(range(6)))  # no layer has 8
+
+
+def test_multiple_does_not_revive_a_layer_without_neurons() -> None:
+    assert choose(1.0, 1 / 6, multiple=4).neurons == ((1, 3, 4, 5), ())
+
+
+def test_of_equal_scores_the_first_are_kept() -> None:
+    level = Saliency(heads=(torch.ones(4), torch.ones(4)), neurons=(torch.ones(3), torch.ones(3)))
+    kept = choose_kept(level, config.Budget(normalization="none", heads=0.75, neurons=2 / 3))
+    assert kept == Kept(heads=((0, 1, 2, 3), (0, 1)), neurons=((0, 1, 2), (0,)))
+
+
+def test_a_layer_that_loses_all_its_heads_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        kept = choose(0.375, 1.0)
+    assert kept.heads == ((0, 2, 3), ())
+    assert caplog.messages == ["layer 1 loses all its heads"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "neurons", "ranking", "message"),
+    [
+        (0.0, 0.5, "global", "budget.heads: 0.0 of 8 heads leaves none"),
+        (0.5, 0.01, "global", "budget.neurons: 0.01 of 12 neurons leaves none"),
+        (0.1, 0.5, "layer", "budget.heads: 0.1 of 8 heads leaves none"),  # one of all, but none of each four
+    ],
+)
+def test_a_budget_that_leaves_nothing_is_refused(heads: float, neurons: float, ranking: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose(heads, neurons, ranking=ranking)
