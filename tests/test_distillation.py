@@ -1,0 +1,184 @@
+"""Distillation on toys: what the loss is a mean over, what is kept, what a checkpoint must be."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from secateur import config
+from secateur.config import InputError
+from secateur.corpus import Pairs
+from secateur.distillation import Distilled, LengthSampler, PairDataset, distill, find_checkpoint
+from secateur.encoder import Encoder, embed
+from secateur.selection import Kept
+from secateur.slicing import slice_encoder
+from secateur.targets import Targets, embed_corpus
+
+SETTINGS = config.Distillation(
+    steps=20, batch_size=8, learning_rate=1e-3, w_similarity=0.1, w_output=1.0, evaluate_every=10, schedule="constant"
+)
+
+
+class Curve:
+    """A log that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def __call__(self, values: Any, step: int) -> None:
+        self.lines.append({"step": step, **values})
+
+    def of(self, name: str) -> list[float]:
+        return [line[name] for line in self.lines if name in line]
+
+
+@pytest.fixture
+def student(teacher: Encoder, ragged: Kept) -> Encoder:
+    return slice_encoder(teacher, ragged)
+
+
+@pytest.fixture
+def targets(teacher: Encoder, pairs: Pairs, tmp_path: Path) -> Targets:
+    return embed_corpus(teacher, [*pairs.en, *pairs.ru], tmp_path / "targets")
+
+
+@pytest.fixture
+def judge(teacher: Encoder, pairs: Pairs) -> Callable[[Encoder], dict[str, float]]:
+    wanted = embed(teacher, pairs.en)
+    return lambda encoder: {"cosine": float((embed(encoder, pairs.en) * wanted).sum(axis=1).mean())}
+
+
+@pytest.fixture
+def run(
+    teacher: Encoder, student: Encoder, pairs: Pairs, targets: Targets, judge: Any, tmp_path: Path
+) -> Callable[..., tuple[Distilled, Curve]]:
+    def start(
+        settings: config.Distillation = SETTINGS, rows: Pairs = pairs, pupil: Encoder = student, **changes: Any
+    ) -> tuple[Distilled, Curve]:
+        curve = Curve()
+        options: dict[str, Any] = {
+            "folder": tmp_path / "run", "seed": 0, "validate": judge, "log_metrics": curve, "teacher": teacher,
+        }  # fmt: skip
+        wanted = None if settings.matching == "tokens" else targets
+        return distill(pupil, rows, wanted, settings, **(options | changes)), curve
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"matching": "tokens"}, {"similarity": "contrastive"}], ids=["embedding", "tokens", "contrastive"]
+)
+def test_twenty_steps_lower_the_loss(run: Any, changes: dict[str, Any]) -> None:
+    _, curve = run(replace(SETTINGS, steps=40, evaluate_every=20, **changes))
+    losses = curve.of("train/loss")
+    assert losses[-1] < losses[0]
+
+
+def test_the_loss_is_the_weighted_sum_of_its_logged_terms(run: Any) -> None:
+    _, curve = run()
+    for line in curve.lines:
+        if "train/loss" in line:
+            expected = 0.1 * line["train/similarity"] + 1.0 * line["train/output"]
+            assert line["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_accumulated_batches_give_the_curve_of_one_batch(run: Any, tmp_path: Path, pairs: Pairs) -> None:
+    uneven = replace(pairs, paired=[number % 3 != 0 for number in range(len(pairs))])
+    whole, curve = run(rows=uneven, folder=tmp_path / "whole")
+    parts, other = run(replace(SETTINGS, accumulation=4), rows=uneven, folder=tmp_path / "parts")
+    assert other.of("train/loss") == pytest.approx(curve.of("train/loss"), rel=1e-4)
+    assert parts.cosine == pytest.approx(whole.cosine, abs=1e-4)
+
+
+def test_the_student_given_is_not_touched(run: Any, student: Encoder) -> None:
+    before = {name: value.clone() for name, value in student.transformer.state_dict().items()}
+    run()
+    after = student.transformer.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_best_held_out_checkpoint_is_returned(run: Any, judge: Any) -> None:
+    result, curve = run(replace(SETTINGS, learning_rate=3e-3, steps=40))
+    assert result.cosine == max(curve.of("validation/cosine"))
+    assert judge(result.encoder)["cosine"] == pytest.approx(result.cosine, abs=1e-6)
+
+
+def test_a_student_that_training_spoils_is_kept_as_it_was(run: Any, teacher: Encoder, caplog: Any) -> None:
+    result, curve = run(pupil=teacher)  # the similarity term leads away from the teacher
+    assert result.step == 0
+    assert result.encoder is teacher
+    assert curve.of("validation/cosine")[0] == pytest.approx(1, abs=1e-5)
+    assert "did not beat" in caplog.text
+
+
+def test_no_steps_return_the_student(run: Any, student: Encoder) -> None:
+    result, curve = run(replace(SETTINGS, steps=0))
+    assert result.encoder is student
+    assert [line["step"] for line in curve.lines] == [0]
+
+
+def test_a_batch_that_cannot_be_split_is_refused(run: Any) -> None:
+    with pytest.raises(InputError, match=r"distillation.batch_size: 8 is not divisible by 1 processes x 3"):
+        run(replace(SETTINGS, accumulation=3))
+
+
+def test_a_corpus_smaller_than_a_batch_is_refused(run: Any) -> None:
+    with pytest.raises(InputError, match="exceeds the corpus's 32 rows"):
+        run(replace(SETTINGS, batch_size=64))
+
+
+def test_resuming_gives_the_weights_of_a_run_never_stopped(run: Any, tmp_path: Path) -> None:
+    whole, _ = run(replace(SETTINGS, steps=40), folder=tmp_path / "whole")
+    run(replace(SETTINGS, steps=40), folder=tmp_path / "stopped")
+    for late in (tmp_path / "stopped" / "checkpoints").glob("checkpoint-[34]0"):
+        (late / "trainer_state.json").unlink()  # as if killed while this one was written
+    resumed, _ = run(replace(SETTINGS, steps=40), folder=tmp_path / "stopped", resume=True)
+    expected = whole.encoder.transformer.state_dict()
+    for name, value in resumed.encoder.transformer.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((20, "{}"), (100, "{}"), (120, '{"global')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-140").mkdir()
+    assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert find_checkpoint(tmp_path / "nothing") is None
+
+
+def test_checkpoints_hold_weights_as_safetensors(run: Any, tmp_path: Path) -> None:
+    run(folder=tmp_path / "run")
+    (folder, *_) = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
+    names = {path.name for path in folder.iterdir()}
+    assert "model.safetensors" in names
+    assert "training_args.bin" not in names
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] in (10, 20)
+
+
+def test_global_batches_do_not_depend_on_how_they_are_split() -> None:
+    lengths = np.random.default_rng(0).integers(3, 40, 1000)
+    order = list(LengthSampler(lengths, 16, seed=1))
+    assert len(order) == len(set(order)) == 992
+    batches = np.array(order).reshape(-1, 16)
+    spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
+    assert spread < np.ptp(lengths) / 4
+    again, later = LengthSampler(lengths, 16, seed=1), LengthSampler(lengths, 16, seed=1)
+    later.set_epoch(1)
+    assert list(again) == order
+    assert list(later) != order
+
+
+def test_a_batch_holds_both_sides_with_their_targets(student: Encoder, pairs: Pairs, targets: Targets) -> None:
+    dataset = PairDataset(student, pairs, targets, max_length=16)
+    batch = dataset.collate([3, 5])
+    assert batch["input_ids"].shape[0] == 4
+    assert batch["attention_mask"].sum(dim=1).max() <= 16
+    wanted = targets[[3, 5, 3 + len(pairs), 5 + len(pairs)]]
+    assert torch.equal(batch["targets"], torch.from_numpy(wanted))
