@@ -1,0 +1,240 @@
+"""The command line: train, infer, prune, encode. `--help` imports neither torch nor transformers.
+
+Exit codes: 0 done; 2 something given was wrong (one line says what); 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from secateur import __version__, config
+from secateur.config import InputError, build_experiment, load_experiment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = parse(arguments)
+    configure_logging(verbose=options.verbose)
+    try:
+        options.command(options)
+    except InputError as error:
+        return fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return fail(f"the disk is full: {error.filename or 'while writing'}; what was being written is not kept")
+    except KeyboardInterrupt:
+        print(f"\nstopped{options.resume_hint(options)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; a recipe's overrides may stand before and after options."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
+def fail(message: str) -> int:
+    print(f"secateur: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Our own words to standard error; of the libraries' only warnings."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one speaks
+    logging.getLogger("secateur").setLevel(logging.DEBUG if verbose else logging.INFO if first else logging.WARNING)
+    for chatty in ("sentence_transformers", "transformers", "httpx", "accelerate"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="secateur", description="Prune, repair and distil multilingual sentence encoders."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_train(commands)
+    add_infer(commands)
+    add_prune(commands)
+    add_encode(commands)
+    return parser
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.add_argument("--verbose", action="store_true", help="say more")
+    command.add_argument(
+        "--cache", type=Path, default=default_cache(), help="downloads and teacher vectors (%(default)s)"
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    command.set_defaults(resume_hint=lambda options: "")
+    return command
+
+
+def default_cache() -> Path:
+    """Return $XDG_CACHE_HOME/secateur, or ~/.cache/secateur."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
+
+
+def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "train", "Run a recipe: saliency, cut, repair, distillation, scores.",
+        'secateur train experiments/mini-en-ru.yaml distillation.steps=200 "corpus.files=[pairs.tsv]"',
+    )  # fmt: skip
+    command.add_argument("recipe", type=Path, help="a YAML file; its name is the run's name")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="keys laid over the recipe, values in YAML")
+    command.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
+    command.add_argument("--models", type=Path, default=Path("models"), help="where students go (%(default)s)")
+    command.set_defaults(command=run_train, resume_hint=say_resume)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    experiment = load_experiment(options.recipe, options.overrides)
+    from secateur.train import Places, train
+
+    places = Places(run=options.recipe.parent / experiment.name, models=options.models, cache=options.cache)
+    train(experiment, places, resume=options.resume)
+
+
+def say_resume(options: argparse.Namespace) -> str:
+    words = [str(options.recipe), *options.overrides, "--resume"]
+    return f"; to go on: secateur train {' '.join(repr(word) if '[' in word else word for word in words)}"
+
+
+def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "infer", "Score a saved model on encodechka.", "secateur infer models/mini-en-ru --data FOLDER"
+    )
+    command.add_argument("model", nargs="?", help="a model folder or hub name (the model of the last run)")
+    command.add_argument("--data", help="a folder with the benchmark's files (downloaded once)")
+    command.add_argument("--tasks", help="some of STS,PI,NLI,SA,TI,IA,IC,ICX,NE1,NE2 (all)")
+    command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.set_defaults(command=run_infer)
+
+
+def run_infer(options: argparse.Namespace) -> None:
+    settings: dict[str, object] = {"data": options.data}
+    if options.tasks:
+        settings["tasks"] = options.tasks.split(",")
+    encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
+    from secateur.benchmark_data import DownloadError
+    from secateur.encoder import pick_device
+    from secateur.infer import infer, last_model
+
+    model = options.model or last_model(options.runs, options.models)
+    try:
+        print(infer(model, encodechka, cache=options.cache, runs=options.runs, device=pick_device(options.device)))
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
+
+
+def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "prune", "Cut a model once and repair it, without training. Fractions are what is KEPT.",
+        "secateur prune models/teacher-mini-en-ru --keep-heads 0.5 --keep-neurons 0.5 --pairs pairs.tsv --out DIR",
+    )  # fmt: skip
+    command.add_argument("model", help="a model folder or hub name")
+    command.add_argument("--keep-heads", type=float, default=1.0, metavar="FRACTION", help="(%(default)s)")
+    command.add_argument("--keep-neurons", type=float, default=1.0, metavar="FRACTION", help="(%(default)s)")
+    command.add_argument(
+        "--pairs", nargs="+", required=True, metavar="FILE", help="a .tsv of pairs, or two aligned texts"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the student goes")
+    command.add_argument("--criterion", default="both", choices=config.CRITERIA, help="(%(default)s)")
+    command.add_argument("--ranking", default="global", choices=("global", "layer"), help="(%(default)s)")
+    command.add_argument("--multiple", type=int, default=1, help="round neuron counts up to a multiple (%(default)s)")
+    command.add_argument("--saliency-pairs", type=int, default=1000, help="(%(default)s)")
+    command.add_argument("--repair-sentences", type=int, default=2000, help="0: no repair (%(default)s)")
+    command.add_argument("--held-out", type=float, default=0.05, help="share of pairs to judge by (%(default)s)")
+    command.add_argument("--pooling", default="auto", choices=("auto", "pooler", "cls", "mean"), help="(%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    command.set_defaults(command=run_prune)
+
+
+def run_prune(options: argparse.Namespace) -> None:
+    if len(options.pairs) > 2:
+        raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(options.pairs)} files")
+    if options.out.exists() and not is_replaceable(options.out):
+        raise InputError(f"--out: {options.out} is there already and is not a model folder")
+    file = options.pairs[0] if len(options.pairs) == 1 else options.pairs
+    experiment = build_experiment(
+        {
+            "name": options.out.name,
+            "teacher": {"model": options.model, "pooling": options.pooling},
+            "corpus": {"files": [file], "held_out": options.held_out},
+            "saliency": {"pairs": options.saliency_pairs, "criterion": options.criterion},
+            "budget": {
+                "heads": options.keep_heads,
+                "neurons": options.keep_neurons,
+                "ranking": options.ranking,
+                "multiple": options.multiple,
+            },
+            "repair": {"sentences": options.repair_sentences},
+            "distillation": {"steps": 0, "batch_size": 1, "learning_rate": 0.0},
+            "seed": options.seed,
+            "device": options.device,
+        },
+        origin="options",
+    )
+    from secateur.train import prune
+
+    prune(experiment, options.out, cache=options.cache)
+
+
+def is_replaceable(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "modules.json").is_file() or not any(folder.iterdir()))
+
+
+def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "encode", "Turn lines of text into unit vectors, one a line, as a float32 .npy array.",
+        "secateur encode models/mini-en-ru < sentences.txt > vectors.npy",
+    )  # fmt: skip
+    command.add_argument("model", help="a model folder or hub name")
+    command.add_argument("--input", type=Path, help="a UTF-8 text file (standard input)")
+    command.add_argument("--out", type=Path, help="the .npy file (standard output)")
+    command.add_argument("--batch-size", type=int, default=64, help="(%(default)s)")
+    command.set_defaults(command=run_encode)
+
+
+def run_encode(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size: {options.batch_size} is not positive")
+    if options.input is not None and not options.input.is_file():
+        raise InputError(f"--input: {options.input}: no such file")
+    if options.out is None and sys.stdout.isatty():
+        raise InputError("the vectors are binary: name a file with --out, or redirect standard output")
+    from secateur.encoder import pick_device
+    from secateur.files import whole_file
+    from secateur.infer import encode_lines
+
+    device = pick_device(options.device)
+    with ExitStack() as files:
+        source = files.enter_context(options.input.open("rb")) if options.input else sys.stdin.buffer
+        out = sys.stdout.buffer
+        if options.out is not None:
+            out = files.enter_context(files.enter_context(whole_file(options.out)).open("wb"))
+        encode_lines(options.model, source, out, batch_size=options.batch_size, device=device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

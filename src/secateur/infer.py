@@ -1,0 +1,85 @@
+"""Score a saved model on encodechka, its teacher and the published rows beside it; embed lines of text."""
+
+import json
+import logging
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from secateur import config
+from secateur.benchmark_data import find_data
+from secateur.config import InputError
+from secateur.cost import count_bytes, count_parameters
+from secateur.encodechka import score_encodechka
+from secateur.encoder import Encoder, computing_in, embed, load_encoder
+from secateur.files import whole_file
+from secateur.leaderboard import Scores, dump_scores
+from secateur.report import format_benchmark
+
+log = logging.getLogger(__name__)
+
+
+def infer(model: str, settings: config.Encodechka, *, cache: Path, runs: Path, device: str) -> str:
+    """Return the benchmark table of a model, with its teacher where a run's record names it.
+
+    Scores of a teacher or model already in the record of the run are not computed again. Raises InputError:
+    not a model; DownloadError: no benchmark data to be had.
+    """
+    encoder = load_encoder(config.Teacher(model=model), device=device)
+    data = find_data(settings, cache)
+    log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
+    scores: dict[str, Scores] = {}
+    teacher = find_teacher(runs / Path(model).name)
+    if teacher is not None and teacher.model != model:
+        scores["teacher"] = score_encoder(load_encoder(teacher, device=device), data, settings, name="teacher")
+    scores[Path(model).name] = score_encoder(encoder, data, settings, name=Path(model).name)
+    save_scores(scores, runs / Path(model).name / "encodechka.json")
+    return format_benchmark(scores)
+
+
+def score_encoder(encoder: Encoder, data: Path, settings: config.Encodechka, *, name: str) -> Scores:
+    """Score an encoder on the tasks of `settings`; `name` stands beside the progress bar."""
+    with computing_in(settings.precision, encoder.device):
+        return score_encodechka(
+            encoder, data, tasks=settings.tasks, batch_size=settings.batch_size, progress=f"encodechka, {name}"
+        )
+
+
+def find_teacher(run: Path) -> config.Teacher | None:
+    """Return the teacher that a run's record names, if there is such a run and its teacher is still there."""
+    recipe = run / "recipe.json"
+    if not recipe.exists():
+        return None
+    experiment = config.build_experiment(json.loads(recipe.read_text(encoding="utf-8")), origin=str(recipe))
+    return experiment.teacher if Path(experiment.teacher.model).exists() else None
+
+
+def save_scores(scores: dict[str, Scores], path: Path) -> None:
+    if path.parent.is_dir():
+        plain = {name: dump_scores(of_model) for name, of_model in scores.items()}
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(plain, indent=2), encoding="utf-8")
+
+
+def last_model(runs: Path, models: Path) -> str:
+    """Return the model of the run that ended last. Raises InputError where no run has ended."""
+    ended = [path for path in runs.glob("*/scores.json") if (models / path.parent.name).is_dir()]
+    if not ended:
+        raise InputError(f"{models}: no run has ended yet; name a model, or run `make train` first")
+    return str(models / max(ended, key=lambda path: path.stat().st_mtime).parent.name)
+
+
+def encode_lines(model: str, source: BinaryIO, out: BinaryIO, *, batch_size: int, device: str) -> int:
+    """Write the unit vector of each line as a float32 .npy array [lines, dimension]; return how many."""
+    encoder = load_encoder(config.Teacher(model=model), device=device)
+    sentences = [read_line(number, line) for number, line in enumerate(source, start=1)]
+    np.save(out, embed(encoder, sentences, batch_size=batch_size, progress="encode"))
+    return len(sentences)
+
+
+def read_line(number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError(f"input: line {number} is not UTF-8 text") from None

@@ -1,0 +1,133 @@
+"""A run in words, tables and pictures: the stage table, the benchmark table, the saliency heat map, the model card."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from secateur.config import Experiment, dump_experiment
+from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
+from secateur.saliency import Saliency
+from secateur.selection import Kept
+
+matplotlib.use("Agg")
+
+STAGE_COLUMNS = {
+    "stage": ("stage", "{}"),
+    "parameters": ("parameters", "{:,}"),
+    "mb": ("MB", "{:.1f}"),
+    "ms": ("ms/sentence", "{:.2f}"),
+    "cosine": ("cosine", "{:.4f}"),
+    "en_ru": ("en→ru", "{:.4f}"),
+    "ru_en": ("ru→en", "{:.4f}"),
+}
+
+
+def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the stage table: parameters, MB (as saved), ms (batch 1), held-out cosine to the teacher, retrieval."""
+    header = [title for title, _ in STAGE_COLUMNS.values()]
+    cells = [[form.format(row[key]) for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
+    return format_table([header, *cells])
+
+
+def format_benchmark(scores: Mapping[str, Scores]) -> str:
+    """Return the benchmark table: own vectors, then best poolings as published rows have them, then those rows."""
+    tasks = [*SENTENCE_TASKS, *WORD_TASKS]
+    header = ["encodechka", *SENTENCE_TASKS, "Mean S", *WORD_TASKS]
+    rows = [header]
+    for form in ("own", "best"):
+        for name, score in scores.items():
+            values: dict[str, float] = getattr(score, form)
+            rows.append([f"{name}, {FORMS[form]}", *score_cells(values, mean_s(values))])
+    for name, values in PUBLISHED.items():
+        known = {task: values[task] for task in tasks if task in values}
+        rows.append([f"{name}, published", *score_cells(known, values["Mean S"])])
+    last = list(scores)[-1]
+    lines = [format_table(rows), f"{last}, best pooling: {say_passed(mean_s(scores[last].best))}"]
+    return "\n".join(lines)
+
+
+FORMS = {"own": "own vector", "best": "best pooling"}
+
+
+def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
+    cells = {task: f"{values[task]:.4f}" if task in values else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
+    sentence = [cells[task] for task in SENTENCE_TASKS]
+    return [*sentence, "-" if mean is None else f"{mean:.4f}", *(cells[task] for task in WORD_TASKS)]
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned columns, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def draw_saliency(saliency: Saliency, kept: Kept) -> Figure:
+    """Draw head saliency, layers x heads, cut heads crossed; below it each layer's sorted neuron saliency."""
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
+    width = max(len(layer) for layer in saliency.heads)
+    grid = np.full((len(saliency.heads), width), np.nan)
+    for number, layer in enumerate(saliency.heads):
+        grid[number, : len(layer)] = layer.numpy()
+    image = upper.imshow(grid, aspect="auto", cmap="viridis")
+    for number, layer in enumerate(saliency.heads):
+        for head in set(range(len(layer))) - set(kept.heads[number]):
+            upper.plot(head, number, marker="x", color="white", markersize=8)
+    upper.set(title="head saliency (cut heads crossed)", xlabel="head", ylabel="layer")
+    upper.set_xticks(range(width))
+    upper.set_yticks(range(len(grid)))
+    figure.colorbar(image, ax=upper)
+    for number, layer in enumerate(saliency.neurons):
+        lower.plot(np.sort(layer.numpy())[::-1], label=f"layer {number}: {len(kept.neurons[number])} kept")
+    lower.set(title="neuron saliency, sorted", xlabel="rank in its layer", ylabel="saliency", yscale="log")
+    lower.legend(fontsize=8)
+    return figure
+
+
+def write_card(experiment: Experiment, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores]) -> str:
+    """Return the student's README.md, from measured numbers only."""
+    student = rows[-1]
+    benchmark = f"\n```\n{format_benchmark(scores)}\n```\n" if scores else ""
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+language: [en, ru]
+tags: [sentence-transformers, feature-extraction, pruned]
+---
+# {experiment.name}
+
+An English-Russian sentence encoder of {student["parameters"]:,} parameters, cut from {experiment.teacher.model}
+({rows[0]["parameters"]:,}) with secateur: heads kept {experiment.budget.heads}, neurons kept
+{experiment.budget.neurons}, repaired in closed form, distilled for {experiment.distillation.steps} steps.
+
+```python
+import secateur  # registers the pruned model type; without it pass trust_remote_code=True
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("PATH").encode(["Hello, world", "Привет, мир"])
+```
+
+Held-out pairs: cosine to the teacher, and retrieval of each sentence's translation in the pool.
+
+```
+{format_stages(rows)}
+```
+{benchmark}
+<details><summary>Recipe</summary>
+
+```json
+{json.dumps(dump_experiment(experiment) | {"corpus": "not repeated here"}, indent=2, ensure_ascii=False)}
+```
+</details>
+"""

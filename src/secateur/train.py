@@ -1,0 +1,316 @@
+"""One run from recipe to saved student: the stages in order, each saying what it did and how long it took.
+
+What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, kept.json, metrics.jsonl, checkpoints/,
+scores.json, table.txt), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from secateur import config
+from secateur.benchmark_data import DownloadError, find_data
+from secateur.config import Experiment, InputError, build_experiment, dump_experiment
+from secateur.corpus import Pairs, ParallelCorpus, load_corpus
+from secateur.cost import count_bytes, count_parameters, time_encoders
+from secateur.distillation import distill, find_checkpoint
+from secateur.encoder import Encoder, embed, load_encoder, pick_device, save_encoder
+from secateur.files import whole_file
+from secateur.infer import score_encoder
+from secateur.leaderboard import Scores, dump_scores
+from secateur.repair import repair
+from secateur.report import draw_saliency, format_benchmark, format_stages, write_card
+from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
+from secateur.selection import Kept, choose_kept
+from secateur.slicing import slice_encoder
+from secateur.targets import Targets, embed_corpus
+from secateur.tracking import RunLog, open_log
+from secateur.validation import validate
+
+log = logging.getLogger(__name__)
+
+TIMED_SENTENCES = 200
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run reads and writes."""
+
+    run: Path  # experiments/NAME
+    models: Path  # models
+    cache: Path  # targets, downloads
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The pairs a run is judged by, and the teacher's vectors of them [pairs, D]."""
+
+    en: list[str]
+    ru: list[str]
+    teacher_en: np.ndarray
+    teacher_ru: np.ndarray
+
+    def first(self, count: int) -> "HeldOut":
+        return HeldOut(self.en[:count], self.ru[:count], self.teacher_en[:count], self.teacher_ru[:count])
+
+
+def train(experiment: Experiment, places: Places, *, resume: bool = False) -> None:
+    """Run every stage of `experiment`, or with `resume` those that are not done yet, and print the result table."""
+    device = pick_device(experiment.device)
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=12))
+    with state.main_process_first():
+        if state.is_main_process:
+            open_run(experiment, places, resume=resume)
+        set_seed(experiment.seed)
+        data = find_benchmark(experiment.encodechka, places.cache)
+        with stage("corpus"):
+            corpus = load_corpus(experiment.corpus, places.cache)
+        with stage("teacher"):
+            teacher = load_encoder(experiment.teacher, device=device)
+            held_out = embed_held_out(teacher, corpus, experiment.validation)
+        resume = resume or not state.is_main_process
+        saliency, kept = cut(teacher, corpus, experiment, places, resume=resume)
+        pruned = slice_encoder(teacher, kept)
+        repaired = mend(pruned, teacher, corpus, experiment, places, resume=resume)
+        rows = rows_to_train(corpus.train, experiment.distillation)
+        targets = embed_targets(teacher, rows, experiment, places.cache)
+    step = find_step(places.run) if resume else None
+    with open_log(experiment, places.run, resume_step=step) as run_log:
+        run_log.figure("saliency", draw_saliency(saliency, kept))
+        with stage("distillation"):
+            result = distill(
+                repaired, rows, targets, experiment.distillation, folder=places.run, seed=experiment.seed,
+                validate=judge(held_out.first(experiment.validation.during), experiment.validation.batch_size),
+                log_metrics=run_log.metrics, teacher=teacher, resume=step is not None,
+            )  # fmt: skip
+        log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
+        if state.is_main_process:
+            encoders = {"teacher": teacher, "pruned": pruned, "repaired": repaired, "distilled": result.encoder}
+            finish(encoders, held_out, data, experiment, places, run_log, step=result.step)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Say that a stage begins, and how long it took."""
+    log.info("== %s", name)
+    started = time.monotonic()
+    yield
+    log.info("== %s done in %.1f s", name, time.monotonic() - started)
+
+
+def find_benchmark(settings: config.Encodechka, cache: Path) -> Path | None:
+    """Return the folder of the benchmark's files, or None, said once, where they cannot be had or are not wanted."""
+    if not settings.tasks or not settings.stages:
+        return None
+    try:
+        return find_data(settings, cache)
+    except DownloadError as error:
+        log.warning("encodechka will not be scored: %s; encodechka.data=FOLDER names a copy of its files", error)
+        return None
+
+
+def open_run(experiment: Experiment, places: Places, *, resume: bool) -> None:
+    """Write the resolved recipe; or check, when resuming, that the run there is this one."""
+    path = places.run / "recipe.json"
+    plain = dump_experiment(experiment)
+    if resume:
+        if not path.exists():
+            raise InputError(f"{places.run}: nothing to resume there; run it without --resume")
+        there = dump_experiment(build_experiment(json.loads(path.read_text(encoding="utf-8")), origin=str(path)))
+        for key in sorted(flatten(plain).items() ^ flatten(there).items()):
+            name = key[0]
+            was, now = flatten(there).get(name, "absent"), flatten(plain).get(name, "absent")
+            raise InputError(f"{places.run}: a checkpoint of another run: {name} was {was}, is now {now}")
+        return
+    if path.exists():
+        previous = places.run.with_name(f"{places.run.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        places.run.rename(previous)
+        log.info("the last run's record is now %s", previous)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every value as JSON text under its dotted key."""
+    flat: dict[str, str] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def embed_held_out(teacher: Encoder, corpus: ParallelCorpus, settings: config.Validation) -> HeldOut:
+    en, ru = corpus.held_out.en[: settings.pairs], corpus.held_out.ru[: settings.pairs]
+    if len(en) < settings.pairs:
+        log.warning("validation.pairs: %d asked for, %d are held out", settings.pairs, len(en))
+    vectors = embed(teacher, [*en, *ru], batch_size=settings.batch_size, progress="held-out pairs")
+    return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
+
+
+def cut(
+    teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment, places: Places, *, resume: bool
+) -> tuple[Saliency, Kept]:
+    path = places.run / "saliency.safetensors"
+    with stage("saliency"):
+        if resume and path.exists():
+            saliency = load_saliency(path)
+        else:
+            saliency = measure_saliency(
+                teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency"
+            )
+            save_saliency(saliency, path)
+        kept = choose_kept(saliency, experiment.budget)
+    log.info("heads kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.heads))
+    log.info("neurons kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.neurons))
+    with whole_file(places.run / "kept.json") as temporary:
+        temporary.write_text(json.dumps(asdict(kept)), encoding="utf-8")
+    return saliency, kept
+
+
+def mend(
+    pruned: Encoder,
+    teacher: Encoder,
+    corpus: ParallelCorpus,
+    experiment: Experiment,
+    places: Places,
+    *,
+    resume: bool,
+) -> Encoder:
+    folder = places.models / f"{experiment.name}-pruned"
+    if resume and (places.run / "repaired").exists():
+        settings = config.Teacher(model=str(folder), max_length=teacher.max_length)
+        return load_encoder(settings, device=str(teacher.device))
+    with stage("repair"):
+        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
+        repaired = repair(pruned, teacher, sentences, experiment.repair, progress="repair")
+    save_encoder(repaired, folder)
+    (places.run / "repaired").touch()
+    return repaired
+
+
+def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
+    """Return English and Russian sentences in turn."""
+    return [sentence for pair in zip(pairs.en, pairs.ru, strict=True) for sentence in pair][:count]
+
+
+def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
+    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
+    count = min(settings.steps * settings.batch_size, len(pairs))
+    return Pairs(pairs.en[:count], pairs.ru[:count], pairs.source[:count], pairs.paired[:count])
+
+
+def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: Path) -> Targets | None:
+    if experiment.distillation.matching == "tokens":
+        return None
+    with stage("targets"):
+        return embed_corpus(
+            teacher, [*rows.en, *rows.ru], cache / "targets",
+            precision=experiment.distillation.precision, progress="teacher's vectors",
+        )  # fmt: skip
+
+
+def find_step(run: Path) -> int | None:
+    checkpoint = find_checkpoint(run / "checkpoints")
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else None
+
+
+def judge(held_out: HeldOut, batch_size: int) -> Any:
+    """Return what distillation validates with."""
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        return asdict(
+            validate(encoder, held_out.en, held_out.ru, held_out.teacher_en, held_out.teacher_ru, batch_size=batch_size)
+        )
+
+    return score
+
+
+def finish(
+    encoders: dict[str, Encoder],
+    held_out: HeldOut,
+    data: Path | None,
+    experiment: Experiment,
+    places: Places,
+    run_log: RunLog,
+    *,
+    step: int,
+) -> None:
+    """Save the student, score every stage, print and keep the tables."""
+    with stage("scores"):
+        rows = score_stages(encoders, held_out, experiment)
+        scores = score_benchmark(encoders, data, experiment.encodechka)
+    folder = places.models / experiment.name
+    save_encoder(encoders["distilled"], folder, card=write_card(experiment, rows, scores))
+    record = {
+        "step": step,
+        "stages": rows,
+        "encodechka": {name: dump_scores(of_stage) for name, of_stage in scores.items()},
+    }
+    with whole_file(places.run / "scores.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
+    with whole_file(places.run / "table.txt") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
+    run_log.table("stages", rows)
+    run_log.model(folder)
+    log.info("the student is in %s", folder)
+    print(f"\n{text}")
+
+
+def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Experiment) -> list[dict[str, Any]]:
+    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways."""
+    score = judge(held_out, experiment.validation.batch_size)
+    timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
+    milliseconds = time_encoders(list(encoders.values()), timed)
+    return [
+        {
+            "stage": name,
+            "parameters": count_parameters(encoder),
+            "mb": count_bytes(encoder) / 1e6,
+            "ms": ms,
+            **score(encoder),
+        }
+        for (name, encoder), ms in zip(encoders.items(), milliseconds, strict=True)
+    ]
+
+
+def score_benchmark(encoders: dict[str, Encoder], data: Path | None, settings: config.Encodechka) -> dict[str, Scores]:
+    if data is None:
+        return {}
+    return {name: score_encoder(encoders[name], data, settings, name=name) for name in settings.stages}
+
+
+def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:
+    """Cut and repair a model once and save it in `out`, with the held-out cosine before and after said."""
+    device = pick_device(experiment.device)
+    set_seed(experiment.seed)
+    corpus = load_corpus(experiment.corpus, cache)
+    teacher = load_encoder(experiment.teacher, device=device)
+    held_out = embed_held_out(teacher, corpus, experiment.validation)
+    with stage("saliency"):
+        saliency = measure_saliency(
+            teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency"
+        )
+        kept = choose_kept(saliency, experiment.budget)
+    pruned = slice_encoder(teacher, kept)
+    with stage("repair"):
+        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
+        repaired = repair(pruned, teacher, sentences, experiment.repair, progress="repair")
+    rows = score_stages({"teacher": teacher, "pruned": pruned, "repaired": repaired}, held_out, experiment)
+    save_encoder(repaired, out, card=write_card(experiment, rows, {}))
+    print(format_stages(rows))

@@ -1,0 +1,155 @@
+"""What a user may get wrong: one line that names it, exit code 2, nothing left behind."""
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SENTENCES
+
+from secateur.cli import main
+from secateur.encoder import Encoder, save_encoder
+
+GOOD: dict[str, Any] = {
+    "teacher": {"model": "teacher"},
+    "corpus": {"files": ["pairs.tsv"], "held_out": 0.3, "min_words": 2},
+    "saliency": {"pairs": 8},
+    "budget": {"heads": 0.5, "neurons": 0.5},
+    "repair": {"sentences": 8},
+    "distillation": {"steps": 0, "batch_size": 4, "learning_rate": 0.001},
+    "validation": {"pairs": 8},
+    "encodechka": {"tasks": []},
+    "tracking": {"to": "none"},
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, teacher: Encoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    save_encoder(teacher, tmp_path / "teacher")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(json.dumps(GOOD), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that must fail; return its one line."""
+    assert main(words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("secateur: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("budget.head=0.5", "budget.head: is not a known key"),
+        ("budget.heads=1.5", "budget.heads"),
+        ("budget.heads=half", "budget.heads"),
+        ("distillation.steps=2.5", "distillation.steps"),
+        ("saliency.criterion=hope", "saliency.criterion"),
+        ("teacher={}", "teacher.model: is missing"),
+        ("budget.heads=0.01", "budget.heads: 0.01 of 12 heads leaves none"),
+        ("corpus.files=[nowhere.tsv]", "nowhere.tsv"),
+        ("corpus.files=[empty.tsv]", "empty.tsv"),
+        ("corpus.files=[latin.tsv]", "latin.tsv"),
+        ("corpus.files=[ragged.tsv]", "ragged.tsv"),
+        ("corpus.files=[[a.en, a.ru]]", "a.ru"),
+        ("teacher.model=hollow", "hollow: not a model folder"),
+        ("teacher.model=other", "supported are bert"),
+        ("device=cuda", "device: cuda"),
+        ("encodechka={data: nowhere}", "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    place: Path, capsys: pytest.CaptureFixture[str], override: str, complaint: str
+) -> None:
+    (place / "empty.tsv").touch()
+    (place / "latin.tsv").write_bytes("cat\tкот\n".encode("cp1251"))
+    (place / "ragged.tsv").write_text("one two three\n" * 9 + "a cat sleeps\tкот спит дома\n")
+    (place / "a.en").write_text("One line.\nAnother line.\n")
+    (place / "a.ru").write_text("Одна строка.\n")
+    (place / "hollow").mkdir()
+    (place / "other").mkdir()
+    (place / "other" / "config.json").write_text('{"model_type": "t5"}')
+    assert complaint in refuse(capsys, "train", "run.yaml", override)
+    assert not (place / "models").exists()
+    assert not list(place.rglob("*.partial"))
+
+
+def test_a_recipe_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "missing.yaml: no such recipe" in refuse(capsys, "train", "missing.yaml")
+
+
+def test_resuming_nothing_and_resuming_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing to resume" in refuse(capsys, "train", "run.yaml", "--resume")
+    assert main(["train", "run.yaml"]) == 0
+    line = refuse(capsys, "train", "run.yaml", "--resume", "budget.heads=0.75")
+    assert "another run: budget.heads was 0.5, is now 0.75" in line
+
+
+def test_a_failed_start_keeps_the_last_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "run.yaml"]) == 0
+    before = (place / "models" / "run" / "model.safetensors").read_bytes()
+    refuse(capsys, "train", "run.yaml", "budget.heads=2.0")
+    assert (place / "run" / "scores.json").exists()
+    assert (place / "models" / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_prune_writes_a_student_and_refuses_what_it_cannot_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prune", "teacher", "--keep-heads", "0.5", "--keep-neurons", "0.5", "--pairs", "pairs.tsv", "--out"]
+    assert main([*words, "small", "--held-out", "0.3"]) == 0
+    assert "repaired" in capsys.readouterr().out
+    assert (place / "small" / "modeling.py").is_file()
+    assert "budget.heads" in refuse(
+        capsys, "prune", "teacher", "--keep-heads", "50", "--pairs", "pairs.tsv", "--out", "x"
+    )
+    (place / "mine").mkdir()
+    (place / "mine" / "notes.txt").write_text("keep me")
+    assert "mine is there already" in refuse(capsys, *words, "mine")
+    assert (place / "mine" / "notes.txt").exists()
+
+
+def test_pairs_may_be_compressed(place: Path) -> None:
+    with gzip.open(place / "pairs.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write((place / "pairs.tsv").read_text(encoding="utf-8"))
+    words = ["prune", "teacher", "--keep-neurons", "0.5", "--pairs", "pairs.tsv.gz", "--out", "small"]
+    assert main([*words, "--held-out", "0.3"]) == 0
+
+
+def test_encode_names_the_line_that_is_not_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mixed.txt").write_bytes("кот\n".encode() + b"\xff\xfe\n")
+    line = refuse(capsys, "encode", "teacher", "--input", "mixed.txt", "--out", "v.npy")
+    assert "line 2 is not UTF-8" in line
+    assert not (place / "v.npy").exists()
+
+
+def test_a_full_disk_is_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("secateur.train.save_encoder", no_space)
+    assert "the disk is full: somewhere" in refuse(capsys, "train", "run.yaml")
+
+
+def test_infer_without_a_run_says_what_to_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name a model" in refuse(capsys, "infer")
+
+
+@pytest.mark.parametrize("command", ["", "train", "infer", "prune", "encode"])
+def test_help_answers_at_once(command: str) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "secateur.cli", *command.split(), "--help"]
+    started = time.monotonic()
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "usage: secateur" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "numpy", "sklearn"}
+    assert time.monotonic() - started < 20  # a stuck import; what is promised is held by the line above
