@@ -54,7 +54,8 @@ bench: $(INSTALLED) ## time the saliency pass against a forward and backward pas
 	$(RUN)/python -m secateur.bench $(ARGS)
 
 notebooks: $(INSTALLED) ## execute the notebooks in place
-	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	@ls notebooks/*.ipynb >/dev/null 2>&1 || { echo 'there are no notebooks yet'; exit 0; }; \
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean: ## remove .venv and the caches; runs and models stay
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

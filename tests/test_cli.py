@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import SENTENCES
 
+from secateur.benchmark_data import DownloadError
 from secateur.cli import main
 from secateur.encoder import Encoder, save_encoder
 
@@ -137,6 +139,43 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr("secateur.train.save_encoder", no_space)
     assert "the disk is full: somewhere" in refuse(capsys, "train", "run.yaml")
+
+
+@pytest.fixture
+def benchmark(place: Path) -> Path:
+    """A folder with one small task of the benchmark."""
+    russian = [ru for _, ru in SENTENCES]
+    rows = [f'"{one}","{other}",{number % 6}.0\n' for number, (one, other) in enumerate(pairwise(russian))]
+    (place / "data").mkdir()
+    (place / "data" / "stsb_dev.csv").write_text("sentence1,sentence2,similarity_score\n" + "".join(rows), "utf-8")
+    return place
+
+
+def test_the_benchmark_stands_in_the_table_and_as_a_curve(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ["distillation.steps=4", "distillation.evaluate_every=2", "tracking={to: none, encodechka_every: 2}"]
+    assert main(["train", "run.yaml", "encodechka={data: data, tasks: [STS]}", *steps]) == 0
+    table = capsys.readouterr().out
+    assert "teacher, own vector" in table
+    assert "distilled, best pooling" in table
+    assert "cointegrated/LaBSE-en-ru, published" in table
+    lines = [json.loads(line) for line in (benchmark / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "encodechka/STS" in line] == [2, 4]
+    assert main(["infer", "--data", "data", "--tasks", "STS", "--runs", "."]) == 0
+    assert "run, own vector" in capsys.readouterr().out
+
+
+def test_infer_without_data_shows_what_the_run_kept(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> Path:
+        raise DownloadError("no such host")
+
+    monkeypatch.setattr("secateur.infer.find_data", unreachable)
+    assert main(["train", "run.yaml"]) == 0
+    table = capsys.readouterr().out.strip()
+    assert main(["infer", "--runs", "."]) == 0
+    assert capsys.readouterr().out.strip() == table
+    assert "no such host; --data FOLDER" in refuse(capsys, "infer", "teacher", "--runs", ".")
 
 
 def test_infer_without_a_run_says_what_to_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ saliency, selection first-order Taylor scores per head and neuron; a budget turn
 slicing, repair     cut the weights; refit the output projections in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
-train, infer, cli   the stages in order; the commands
+scores, infer, train, cli           what encoders are worth; the stages in order; the commands
 """
 
 import importlib.abc

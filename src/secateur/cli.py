@@ -7,6 +7,7 @@ import argparse
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except InputError as error:
         return fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not is_disk_full(error):
             raise
-        return fail(f"the disk is full: {error.filename or 'while writing'}; what was being written is not kept")
+        return fail(f"the disk is full: {error}; what was being written is not kept{options.resume_hint(options)}")
     except KeyboardInterrupt:
         print(f"\nstopped{options.resume_hint(options)}", file=sys.stderr)
         return 130
@@ -42,12 +43,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    options.words = sys.argv[1:] if arguments is None else list(arguments)
     return options
 
 
 def fail(message: str) -> int:
     print(f"secateur: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space; safetensors and torch say so in words of their own."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    words = str(error)
+    return "No space left" in words or ("PytorchStreamWriter" in words and "failed" in words)
 
 
 def configure_logging(*, verbose: bool) -> None:
@@ -115,8 +125,8 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def say_resume(options: argparse.Namespace) -> str:
-    words = [str(options.recipe), *options.overrides, "--resume"]
-    return f"; to go on: secateur train {' '.join(repr(word) if '[' in word else word for word in words)}"
+    words = [word for word in options.words if word != "--resume"]
+    return f"; to go on: secateur {shlex.join([*words, '--resume'])}"
 
 
 def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -136,15 +146,11 @@ def run_infer(options: argparse.Namespace) -> None:
     if options.tasks:
         settings["tasks"] = options.tasks.split(",")
     encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
-    from secateur.benchmark_data import DownloadError
     from secateur.encoder import pick_device
     from secateur.infer import infer, last_model
 
     model = options.model or last_model(options.runs, options.models)
-    try:
-        print(infer(model, encodechka, cache=options.cache, runs=options.runs, device=pick_device(options.device)))
-    except DownloadError as error:
-        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
+    print(infer(model, encodechka, cache=options.cache, runs=options.runs, device=pick_device(options.device)))
 
 
 def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 
+Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor computes in it, else float32
 Criterion = Literal["similarity", "probe", "both", "taylor_weight", "magnitude", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 
@@ -125,7 +126,7 @@ class Distillation:
     accumulation: Positive = 1
     max_length: Positive = 128  # word pieces
     dropout: Fraction = 0.0
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"  # of training and of the teacher's vectors
     evaluate_every: Positive = 500  # steps; each is a checkpoint
 
 
@@ -148,7 +149,7 @@ class Encodechka:
     )  # fmt: skip
     stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = ("teacher", "distilled")
     batch_size: Positive = 64
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True, config=FROZEN)

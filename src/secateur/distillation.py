@@ -29,7 +29,7 @@ from transformers.trainer_callback import ProgressCallback
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.encoder import Encoded, Encoder, encode, pad, replace_transformer, tokenize
+from secateur.encoder import Encoded, Encoder, encode, pad, pick_precision, replace_transformer, tokenize
 from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 from secateur.targets import Targets
 
@@ -225,7 +225,7 @@ class DistillationTrainer(Trainer):
             callbacks=list(callbacks),
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
-        self.model_accepts_loss_kwargs = False
+        self.model_accepts_loss_kwargs = True  # what older releases ask instead
         if self.pop_callback(ProgressCallback):
             self.add_callback(QuietProgress)
 
@@ -328,7 +328,7 @@ def training_arguments(settings: config.Distillation, student: Encoder, folder: 
         warmup_steps=settings.warmup_steps,
         lr_scheduler_type=SCHEDULES[settings.schedule],
         optim="adamw_torch_fused",
-        bf16=settings.precision == "bf16",
+        bf16=pick_precision(settings.precision, student.device) == "bf16",
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and torch.distributed.is_initialized() else None,
         eval_strategy="steps",

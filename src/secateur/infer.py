@@ -8,26 +8,29 @@ from typing import BinaryIO
 import numpy as np
 
 from secateur import config
-from secateur.benchmark_data import find_data
+from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import InputError
 from secateur.cost import count_bytes, count_parameters
-from secateur.encodechka import score_encodechka
-from secateur.encoder import Encoder, computing_in, embed, load_encoder
+from secateur.encoder import embed, load_encoder
 from secateur.files import whole_file
 from secateur.leaderboard import Scores, dump_scores
 from secateur.report import format_benchmark
+from secateur.scores import score_encoder
 
 log = logging.getLogger(__name__)
 
 
 def infer(model: str, settings: config.Encodechka, *, cache: Path, runs: Path, device: str) -> str:
-    """Return the benchmark table of a model, with its teacher where a run's record names it.
+    """Return the benchmark table of a model, its teacher beside it where a run's record names one.
 
-    Scores of a teacher or model already in the record of the run are not computed again. Raises InputError:
-    not a model; DownloadError: no benchmark data to be had.
+    Without the benchmark's data: the validation table that the run kept. Raises InputError: not a model, or
+    neither data nor a run.
     """
     encoder = load_encoder(config.Teacher(model=model), device=device)
-    data = find_data(settings, cache)
+    try:
+        data = find_data(settings, cache)
+    except DownloadError as error:
+        return kept_table(runs / Path(model).name / "table.txt", error)
     log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
     scores: dict[str, Scores] = {}
     teacher = find_teacher(runs / Path(model).name)
@@ -38,12 +41,12 @@ def infer(model: str, settings: config.Encodechka, *, cache: Path, runs: Path, d
     return format_benchmark(scores)
 
 
-def score_encoder(encoder: Encoder, data: Path, settings: config.Encodechka, *, name: str) -> Scores:
-    """Score an encoder on the tasks of `settings`; `name` stands beside the progress bar."""
-    with computing_in(settings.precision, encoder.device):
-        return score_encodechka(
-            encoder, data, tasks=settings.tasks, batch_size=settings.batch_size, progress=f"encodechka, {name}"
-        )
+def kept_table(path: Path, error: DownloadError) -> str:
+    remedy = "--data FOLDER names a copy of its files"
+    if not path.is_file():
+        raise InputError(f"encodechka cannot be scored: {error}; {remedy}")
+    log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, remedy)
+    return path.read_text(encoding="utf-8").rstrip()
 
 
 def find_teacher(run: Path) -> config.Teacher | None:

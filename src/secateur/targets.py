@@ -19,7 +19,7 @@ from secateur.files import whole_folder
 
 log = logging.getLogger(__name__)
 
-SHARD = 16_384  # sentences; 12 MiB of vectors at 384 dimensions
+SHARD = 4_096  # sentences; 3 MiB of vectors at 384 dimensions
 
 
 @dataclass(frozen=True)

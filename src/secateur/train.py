@@ -15,32 +15,35 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from secateur import config
-from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import Experiment, InputError, build_experiment, dump_experiment
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
-from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.distillation import distill, find_checkpoint
-from secateur.encoder import Encoder, embed, load_encoder, pick_device, save_encoder
+from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
 from secateur.files import whole_file
-from secateur.infer import score_encoder
-from secateur.leaderboard import Scores, dump_scores
+from secateur.leaderboard import dump_scores
 from secateur.repair import repair
 from secateur.report import draw_saliency, format_benchmark, format_stages, write_card
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
+from secateur.scores import (
+    HeldOut,
+    benchmark_curve,
+    embed_held_out,
+    find_benchmark,
+    judge,
+    name_scores,
+    score_benchmark,
+    score_stages,
+)
 from secateur.selection import Kept, choose_kept
 from secateur.slicing import slice_encoder
 from secateur.targets import Targets, embed_corpus
 from secateur.tracking import RunLog, open_log
-from secateur.validation import validate
 
 log = logging.getLogger(__name__)
-
-TIMED_SENTENCES = 200
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,6 @@ class Places:
     run: Path  # experiments/NAME
     models: Path  # models
     cache: Path  # targets, downloads
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The pairs a run is judged by, and the teacher's vectors of them [pairs, D]."""
-
-    en: list[str]
-    ru: list[str]
-    teacher_en: np.ndarray
-    teacher_ru: np.ndarray
-
-    def first(self, count: int) -> "HeldOut":
-        return HeldOut(self.en[:count], self.ru[:count], self.teacher_en[:count], self.teacher_ru[:count])
 
 
 def train(experiment: Experiment, places: Places, *, resume: bool = False) -> None:
@@ -93,6 +83,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
                 repaired, rows, targets, experiment.distillation, folder=places.run, seed=experiment.seed,
                 validate=judge(held_out.first(experiment.validation.during), experiment.validation.batch_size),
                 log_metrics=run_log.metrics, teacher=teacher, resume=step is not None,
+                callbacks=benchmark_curve(data, experiment, run_log),
             )  # fmt: skip
         log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
         if state.is_main_process:
@@ -107,17 +98,6 @@ def stage(name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     log.info("== %s done in %.1f s", name, time.monotonic() - started)
-
-
-def find_benchmark(settings: config.Encodechka, cache: Path) -> Path | None:
-    """Return the folder of the benchmark's files, or None, said once, where they cannot be had or are not wanted."""
-    if not settings.tasks or not settings.stages:
-        return None
-    try:
-        return find_data(settings, cache)
-    except DownloadError as error:
-        log.warning("encodechka will not be scored: %s; encodechka.data=FOLDER names a copy of its files", error)
-        return None
 
 
 def open_run(experiment: Experiment, places: Places, *, resume: bool) -> None:
@@ -151,14 +131,6 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
     return flat
-
-
-def embed_held_out(teacher: Encoder, corpus: ParallelCorpus, settings: config.Validation) -> HeldOut:
-    en, ru = corpus.held_out.en[: settings.pairs], corpus.held_out.ru[: settings.pairs]
-    if len(en) < settings.pairs:
-        log.warning("validation.pairs: %d asked for, %d are held out", settings.pairs, len(en))
-    vectors = embed(teacher, [*en, *ru], batch_size=settings.batch_size, progress="held-out pairs")
-    return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
 
 
 def cut(
@@ -219,24 +191,14 @@ def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: 
     with stage("targets"):
         return embed_corpus(
             teacher, [*rows.en, *rows.ru], cache / "targets",
-            precision=experiment.distillation.precision, progress="teacher's vectors",
+            precision=pick_precision(experiment.distillation.precision, teacher.device),
+            progress="teacher's vectors",
         )  # fmt: skip
 
 
 def find_step(run: Path) -> int | None:
     checkpoint = find_checkpoint(run / "checkpoints")
     return int(checkpoint.rpartition("-")[2]) if checkpoint else None
-
-
-def judge(held_out: HeldOut, batch_size: int) -> Any:
-    """Return what distillation validates with."""
-
-    def score(encoder: Encoder) -> dict[str, float]:
-        return asdict(
-            validate(encoder, held_out.en, held_out.ru, held_out.teacher_en, held_out.teacher_ru, batch_size=batch_size)
-        )
-
-    return score
 
 
 def finish(
@@ -266,33 +228,12 @@ def finish(
     with whole_file(places.run / "table.txt") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
+    for name, of_stage in scores.items():
+        run_log.metrics(name_scores(f"encodechka, {name}", of_stage), step)
     run_log.table("stages", rows)
     run_log.model(folder)
     log.info("the student is in %s", folder)
     print(f"\n{text}")
-
-
-def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Experiment) -> list[dict[str, Any]]:
-    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways."""
-    score = judge(held_out, experiment.validation.batch_size)
-    timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
-    milliseconds = time_encoders(list(encoders.values()), timed)
-    return [
-        {
-            "stage": name,
-            "parameters": count_parameters(encoder),
-            "mb": count_bytes(encoder) / 1e6,
-            "ms": ms,
-            **score(encoder),
-        }
-        for (name, encoder), ms in zip(encoders.items(), milliseconds, strict=True)
-    ]
-
-
-def score_benchmark(encoders: dict[str, Encoder], data: Path | None, settings: config.Encodechka) -> dict[str, Scores]:
-    if data is None:
-        return {}
-    return {name: score_encoder(encoders[name], data, settings, name=name) for name in settings.stages}
 
 
 def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:

@@ -1,0 +1,133 @@
+"""What a run's encoders are worth: held-out pairs, milliseconds, the benchmark; for tables and for curves."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from secateur import config
+from secateur.benchmark_data import DownloadError, find_data
+from secateur.config import Experiment
+from secateur.corpus import ParallelCorpus
+from secateur.cost import count_bytes, count_parameters, time_encoders
+from secateur.encodechka import score_encodechka
+from secateur.encoder import Encoder, computing_in, embed
+from secateur.leaderboard import Scores, mean_s
+from secateur.tracking import RunLog
+from secateur.validation import validate
+
+log = logging.getLogger(__name__)
+
+TIMED_SENTENCES = 200
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The pairs a run is judged by, and the teacher's vectors of them [pairs, D]."""
+
+    en: list[str]
+    ru: list[str]
+    teacher_en: np.ndarray
+    teacher_ru: np.ndarray
+
+    def first(self, count: int) -> "HeldOut":
+        return HeldOut(self.en[:count], self.ru[:count], self.teacher_en[:count], self.teacher_ru[:count])
+
+
+def embed_held_out(teacher: Encoder, corpus: ParallelCorpus, settings: config.Validation) -> HeldOut:
+    en, ru = corpus.held_out.en[: settings.pairs], corpus.held_out.ru[: settings.pairs]
+    if len(en) < settings.pairs:
+        log.warning("validation.pairs: %d asked for, %d are held out", settings.pairs, len(en))
+    vectors = embed(teacher, [*en, *ru], batch_size=settings.batch_size, progress="held-out pairs")
+    return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
+
+
+def judge(held_out: HeldOut, batch_size: int) -> Callable[[Encoder], dict[str, float]]:
+    """Return what distillation validates with."""
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        return asdict(
+            validate(encoder, held_out.en, held_out.ru, held_out.teacher_en, held_out.teacher_ru, batch_size=batch_size)
+        )
+
+    return score
+
+
+def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Experiment) -> list[dict[str, Any]]:
+    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways."""
+    score = judge(held_out, experiment.validation.batch_size)
+    timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
+    milliseconds = time_encoders(list(encoders.values()), timed)
+    return [
+        {
+            "stage": name,
+            "parameters": count_parameters(encoder),
+            "mb": count_bytes(encoder) / 1e6,
+            "ms": ms,
+            **score(encoder),
+        }
+        for (name, encoder), ms in zip(encoders.items(), milliseconds, strict=True)
+    ]
+
+
+def find_benchmark(settings: config.Encodechka, cache: Path) -> Path | None:
+    """Return the folder of the benchmark's files, or None, said once, where they cannot be had or are not wanted."""
+    if not settings.tasks or not settings.stages:
+        return None
+    try:
+        return find_data(settings, cache)
+    except DownloadError as error:
+        log.warning("encodechka will not be scored: %s; encodechka.data=FOLDER names a copy of its files", error)
+        return None
+
+
+def score_benchmark(encoders: dict[str, Encoder], data: Path | None, settings: config.Encodechka) -> dict[str, Scores]:
+    if data is None:
+        return {}
+    return {name: score_encoder(encoders[name], data, settings, name=name) for name in settings.stages}
+
+
+def score_encoder(
+    encoder: Encoder, data: Path, settings: config.Encodechka, *, name: str, own_only: bool = False
+) -> Scores:
+    """Score an encoder on the tasks of `settings`; `name` stands beside the progress bar."""
+    with computing_in(settings.precision, encoder.device):
+        return score_encodechka(
+            encoder, data, tasks=settings.tasks, own_only=own_only, batch_size=settings.batch_size,
+            progress=f"encodechka, {name}",
+        )  # fmt: skip
+
+
+def benchmark_curve(data: Path | None, experiment: Experiment, run_log: RunLog) -> tuple[TrainerCallback, ...]:
+    """Return what reports the benchmark while training, if that is asked for. Nothing is chosen by it."""
+    every = experiment.tracking.encodechka_every
+    if not every or data is None:
+        return ()
+    return (BenchmarkCurve(data, experiment.encodechka, every, run_log),)
+
+
+class BenchmarkCurve(TrainerCallback):
+    """Every so many steps: each task's score of the own vector, and Mean S, as metrics."""
+
+    def __init__(self, data: Path, settings: config.Encodechka, every: int, run_log: RunLog):
+        self.data, self.settings, self.every, self.run_log = data, settings, every, run_log
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self.every or not state.is_world_process_zero:
+            return
+        training = model.training
+        model.eval()
+        scores = score_encoder(model.encoder, self.data, self.settings, name=f"step {state.global_step}", own_only=True)
+        model.train(training)
+        self.run_log.metrics(name_scores("encodechka", scores), state.global_step)
+
+
+def name_scores(prefix: str, scores: Scores) -> dict[str, float]:
+    """Return a metric for each task's own vector, and for their Mean S where there is one."""
+    mean = mean_s(scores.own)
+    named = {f"{prefix}/{task}": score for task, score in scores.own.items()}
+    return named if mean is None else named | {f"{prefix}/Mean S": mean}
