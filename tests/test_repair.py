@@ -77,12 +77,16 @@ def test_refit_solves_the_normal_equations_written_in_its_docstring() -> None:
     hidden, target = torch.randn(2, 5, 2, generator=generator), torch.randn(2, 5, 2, generator=generator)
     weight, bias = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([0.5, -0.5])
     toy = Toy(weight.clone(), bias.clone())
+    settings = config.Repair(sentences=2, ridge=0.1, w_sentence=2.0)
     with torch.no_grad():
-        refit(toy, "project", "norm", [hidden[:1], hidden[1:]], [target[:1], target[1:]], ridge=0.1)
-    C = torch.cat([hidden.flatten(0, 1), torch.ones(10, 1)], dim=1).double()
-    R = (target - hidden - hidden @ weight.T - bias).flatten(0, 1).double()
-    s = C.square().sum() / 3  # the mean over channels of the summed squares
-    D = R.T @ C @ torch.linalg.inv(C.T @ C + 0.1 * s * torch.eye(3))
+        refit(toy, "project", "norm", [hidden[:1], hidden[1:]], [target[:1], target[1:]], settings)
+    scale = target.double().std(dim=-1, keepdim=True)
+    c = torch.cat([hidden, torch.ones(2, 5, 1)], dim=-1).double() / scale  # [sentences, tokens, 3]
+    r = (target - hidden - hidden @ weight.T - bias).double() / scale
+    C, R = c.flatten(0, 1), r.flatten(0, 1)
+    gram = C.T @ C / 10 + 2 * c.mean(dim=1).T @ c.mean(dim=1) / 2
+    moment = C.T @ R / 10 + 2 * c.mean(dim=1).T @ r.mean(dim=1) / 2
+    D = (torch.linalg.inv(gram + 0.1 * gram.diagonal().mean() * torch.eye(3)) @ moment).T
     torch.testing.assert_close(toy.project.weight.double(), weight + D[:, :2], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(toy.project.bias.double(), bias + D[:, 2], rtol=1e-5, atol=1e-5)
 

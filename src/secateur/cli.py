@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        return fail(f"the disk is full: {error}; what was being written is not kept{options.resume_hint(options)}")
+        where = getattr(error, "filename", None) or error
+        return fail(f"the disk is full: {where}; what was being written is not kept{options.resume_hint(options)}")
     except KeyboardInterrupt:
         print(f"\nstopped{options.resume_hint(options)}", file=sys.stderr)
         return 130

@@ -1,20 +1,24 @@
 """Closed-form repair: after a cut, refit each layer's two output projections by least squares, without training.
 
 For a projection with kept inputs c (a head's context or a neuron's activation, one row a token) the student's
-sum before the LayerNorm is x + W c + b. The refit makes it the teacher's sum y in the least-squares sense:
+sum before the LayerNorm is x + W c + b. The refit brings it to the teacher's sum y, in the scale that the LayerNorm
+gives it: r = (y - x - W c - b) / s is what is missing and c / s what can supply it, s the standard deviation of y over
+its channels. Token by token for what the next attention sees, and in each sentence's mean for what pooling sees:
 
-    min over D of |y - x - (W + D) c|^2 + ridge * s * |D|^2,   D = R^T C (C^T C + ridge * s * I)^-1
+    min over D of  mean over tokens |r - D c/s|^2 + w_sentence * mean over sentences |mean r - D mean c/s|^2
+                   + ridge * m * |D|^2
 
-with C the kept inputs [tokens, channels + 1] (a column of ones refits the bias), R = y - (x + W c + b) what is
-missing, and s the mean squared activation times the number of tokens. x already is the repaired student's, so
-each layer also mends what the layers below it still get wrong (compare LLM Surgeon, van der Ouderaa et al. 2024,
-and Kwon et al. 2022, section 3.3, who fit masks; here the weights themselves are refitted).
+D is the change of W and, through a constant input of 1, of b; m is the mean squared input of both terms. The solution
+is D^T = (G + ridge m I)^-1 M, with G and M the second moments of inputs with inputs and with what is missing. x already
+is the repaired student's, so each layer also mends what the layers below it still get wrong (compare Kwon et al. 2022,
+section 3.3, who fit masks layer by layer; here the weights themselves are refitted).
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +53,7 @@ def repair(
             taught = [run_layer(original, batch, [path for _, path in steps]) for batch in goals]
             for number, (projection, norm) in enumerate(steps):
                 targets = [sums[number] for _, sums in taught]
-                refit(layer, projection, norm, inputs, targets, ridge=settings.ridge)
+                refit(layer, projection, norm, inputs, targets, settings)
             inputs = [run_layer(layer, batch, [])[0] for batch in inputs]
             goals = [output for output, _ in taught]
     return repaired
@@ -75,25 +79,53 @@ def run_layer(layer: nn.Module, hidden: Tensor, norms: list[str]) -> tuple[Tenso
 
 
 def refit(
-    layer: nn.Module, projection: str, norm: str, inputs: list[Tensor], targets: list[Tensor], *, ridge: float
+    layer: nn.Module,
+    projection: str,
+    norm: str,
+    inputs: list[Tensor],
+    targets: list[Tensor],
+    settings: config.Repair,
 ) -> None:
     """Refit one output projection in place so that the sums entering `norm` come closest to `targets`."""
     linear = find_linear(layer, projection)
-    width = linear.in_features + 1
-    gram = torch.zeros(width, width, dtype=torch.float64)  # C^T C
-    moment = torch.zeros(width, linear.out_features, dtype=torch.float64)  # C^T R
+    by_token, by_sentence = Moments.empty(linear), Moments.empty(linear)
     for hidden, target in zip(inputs, targets, strict=True):
         with record_inputs(layer, [projection, norm], stop=True) as seen, suppress(AllSeen):
             layer(hidden)
-        channels, total = seen[0].flatten(0, 1), seen[1].flatten(0, 1)
-        channels = torch.cat([channels, channels.new_ones(len(channels), 1)], dim=1)  # [tokens, width]
-        missing = target.flatten(0, 1) - total  # [tokens, H]
-        gram += (channels.T @ channels).double().cpu()
-        moment += (channels.T @ missing).double().cpu()
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, moment).to(linear.weight)  # D^T [width, H]
+        channels, total = seen  # [B, T, channels], [B, T, H]
+        scale = target.std(dim=-1, keepdim=True).clamp(min=1e-6)  # [B, T, 1]
+        channels = torch.cat([channels, channels.new_ones(*channels.shape[:2], 1)], dim=-1) / scale
+        missing = (target - total) / scale
+        by_token.add(channels.flatten(0, 1), missing.flatten(0, 1))
+        by_sentence.add(channels.mean(dim=1), missing.mean(dim=1))
+    gram = by_token.gram / by_token.rows + settings.w_sentence * by_sentence.gram / by_sentence.rows
+    moment = by_token.moment / by_token.rows + settings.w_sentence * by_sentence.moment / by_sentence.rows
+    gram.diagonal().add_(settings.ridge * gram.diagonal().mean())
+    change = torch.linalg.solve(gram, moment).to(linear.weight)  # D^T [channels + 1, H]
     linear.weight.add_(change[:-1].T)
     linear.bias.add_(change[-1])
+
+
+@dataclass
+class Moments:
+    """Sums over rows, in float64: inputs by inputs, inputs by what is missing, and how many rows."""
+
+    gram: Tensor  # [channels + 1, channels + 1]
+    moment: Tensor  # [channels + 1, H]
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, linear: nn.Linear) -> "Moments":
+        width = linear.in_features + 1
+        return cls(
+            gram=torch.zeros(width, width, dtype=torch.float64),
+            moment=torch.zeros(width, linear.out_features, dtype=torch.float64),
+        )
+
+    def add(self, channels: Tensor, missing: Tensor) -> None:
+        self.gram += (channels.T @ channels).double().cpu()
+        self.moment += (channels.T @ missing).double().cpu()
+        self.rows += len(channels)
 
 
 class AllSeen(Exception):  # noqa: N818 (nothing went wrong)

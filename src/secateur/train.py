@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,12 @@ def mend(
 
 
 def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
-    """Return English and Russian sentences in turn."""
-    return [sentence for pair in zip(pairs.en, pairs.ru, strict=True) for sentence in pair][:count]
+    """Return both sides of pairs taken from each source in turn, so that a large source does not outweigh the rest."""
+    rows: dict[str, list[int]] = {}
+    for row, source in enumerate(pairs.source):
+        rows.setdefault(source, []).append(row)
+    turns = [row for turn in zip_longest(*(rows[source] for source in sorted(rows))) for row in turn if row is not None]
+    return [sentence for row in turns for sentence in (pairs.en[row], pairs.ru[row])][:count]
 
 
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
