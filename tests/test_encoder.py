@@ -80,7 +80,7 @@ def test_poolings_are_the_models_own_parts(make_encoder: MakeEncoder, sentences:
     encoder = make_encoder(pooling="pooler")
     pooled = encoder.poolings(sentences, batch_size=8)
     assert list(pooled) == ["own", "cls", "mean", "pooler"]
-    np.testing.assert_allclose(pooled["own"], embed(encoder, sentences), atol=1e-6)
+    np.testing.assert_allclose(pooled["own"], embed(encoder, sentences), atol=1e-5)
     unit = pooled["pooler"] / np.linalg.norm(pooled["pooler"], axis=1, keepdims=True)
     np.testing.assert_allclose(unit, pooled["own"], atol=1e-6)
     by_mean = make_encoder(pooling="mean").poolings(sentences)
