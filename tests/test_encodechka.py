@@ -344,7 +344,11 @@ def test_silent_host_is_given_up_on() -> None:
 
 
 def test_stuck_name_lookup_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2))
+    def stuck(*_: object, **__: object) -> None:
+        time.sleep(2)
+        raise OSError("name lookup failed")
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
     started = time.monotonic()
     with pytest.raises(DownloadError, match=r"no answer in 0\.2 s"):
         fetch("http://host.invalid/stsb_dev.csv", seconds=0.2)
