@@ -5,12 +5,12 @@ Both run over the same batches in turn (A B A B ...), in one process; peak memor
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -88,11 +88,16 @@ def measure_peak(model: str, name: str) -> int:
 
 
 def peak_memory(run: Callable[[], None]) -> int:
-    """Return by how many bytes the process's peak memory grew (kilobytes on Linux, bytes on macOS)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return by how many bytes a pass raises the process's resident memory at its peak (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    before = read_status("VmRSS")
     run()
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return read_status("VmHWM") - before
+
+
+def read_status(field: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":

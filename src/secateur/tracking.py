@@ -69,7 +69,7 @@ class RunLog:
     def table(self, title: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Report a table; the first row's keys are its columns."""
         columns = list(rows[0]) if rows else []
-        cells = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+        cells: list[list[object]] = [list(columns), *([row.get(column, "") for column in columns] for row in rows)]
         self.report(lambda task: task.get_logger().report_table(title, title, self.step, table_plot=cells))
 
     def heatmap(self, title: str, matrix: "NDArray[Any]", *, rows: str, columns: str) -> None:
