@@ -279,11 +279,7 @@ def pad(encoder: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 def encode(encoder: Encoder, inputs: dict[str, Tensor]) -> Encoded:
     """Run one padded batch through the transformer and the modules behind it, with gradients if they are on."""
-    return finish(encoder, encoder.transformer(**inputs), inputs)
-
-
-def finish(encoder: Encoder, output: Any, inputs: dict[str, Tensor]) -> Encoded:
-    """Run the modules behind the transformer on its output."""
+    output = encoder.transformer(**inputs)
     pooler = output.pooler_output if encoder.uses_pooler else None
     features: dict[str, Any] = {
         "token_embeddings": output.last_hidden_state,

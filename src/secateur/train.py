@@ -109,10 +109,11 @@ def open_run(experiment: Experiment, places: Places, *, resume: bool) -> None:
         if not path.exists():
             raise InputError(f"{places.run}: nothing to resume there; run it without --resume")
         there = dump_experiment(build_experiment(json.loads(path.read_text(encoding="utf-8")), origin=str(path)))
-        for key in sorted(flatten(plain).items() ^ flatten(there).items()):
-            name = key[0]
-            was, now = flatten(there).get(name, "absent"), flatten(plain).get(name, "absent")
-            raise InputError(f"{places.run}: a checkpoint of another run: {name} was {was}, is now {now}")
+        was, now = flatten(there), flatten(plain)
+        if was != now:
+            name = min(was.items() ^ now.items())[0]
+            change = f"{name} was {was.get(name, 'absent')}, is now {now.get(name, 'absent')}"
+            raise InputError(f"{places.run}: a checkpoint of another run: {change}")
         return
     if path.exists():
         previous = places.run.with_name(f"{places.run.name}.previous")
@@ -142,9 +143,7 @@ def cut(
         if resume and path.exists():
             saliency = load_saliency(path)
         else:
-            saliency = measure_saliency(
-                teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency"
-            )
+            saliency = measure(teacher, corpus, experiment)
             save_saliency(saliency, path)
         kept = choose_kept(saliency, experiment.budget)
     log.info("heads kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.heads))
@@ -152,6 +151,10 @@ def cut(
     with whole_file(places.run / "kept.json") as temporary:
         temporary.write_text(json.dumps(asdict(kept)), encoding="utf-8")
     return saliency, kept
+
+
+def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Saliency:
+    return measure_saliency(teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency")
 
 
 def mend(
@@ -167,12 +170,16 @@ def mend(
     if resume and (places.run / "repaired").exists():
         settings = config.Teacher(model=str(folder), max_length=teacher.max_length)
         return load_encoder(settings, device=str(teacher.device))
-    with stage("repair"):
-        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
-        repaired = repair(pruned, teacher, sentences, experiment.repair, progress="repair")
+    repaired = refit(pruned, teacher, corpus, experiment)
     save_encoder(repaired, folder)
     (places.run / "repaired").touch()
     return repaired
+
+
+def refit(pruned: Encoder, teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Encoder:
+    with stage("repair"):
+        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
+        return repair(pruned, teacher, sentences, experiment.repair, progress="repair")
 
 
 def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
@@ -249,14 +256,9 @@ def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:
     teacher = load_encoder(experiment.teacher, device=device)
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
-        saliency = measure_saliency(
-            teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency"
-        )
-        kept = choose_kept(saliency, experiment.budget)
+        kept = choose_kept(measure(teacher, corpus, experiment), experiment.budget)
     pruned = slice_encoder(teacher, kept)
-    with stage("repair"):
-        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
-        repaired = repair(pruned, teacher, sentences, experiment.repair, progress="repair")
+    repaired = refit(pruned, teacher, corpus, experiment)
     rows = score_stages({"teacher": teacher, "pruned": pruned, "repaired": repaired}, held_out, experiment)
     save_encoder(repaired, out, card=write_card(experiment, rows, {}))
     print(format_stages(rows))
