@@ -150,14 +150,25 @@ def accumulate_gates(encoder: Encoder, batches: "PairBatches", scores: list[Scor
     ]
     with gated(encoder) as gates:
         for inputs in batches:
-            vectors = encode(encoder, inputs).vectors
-            for index, score in enumerate(scores):
-                loss, reduce = score(vectors)
-                keep = index < len(scores) - 1
-                gradients = torch.autograd.grad(loss, list(gates.values()), retain_graph=keep)
-                for (axis, layer), gradient in zip(gates, gradients, strict=True):
-                    totals[index][axis][layer] += reduce(gradient.detach()).double().cpu()
+            for total, values in zip(totals, score_batch(encoder, inputs, gates, scores), strict=True):
+                for (axis, layer), value in values.items():
+                    total[axis][layer] += value
+            gates.clear()  # what is left of a batch would lie between the next one's activations
     return [Saliency(heads=tuple(total["heads"]), neurons=tuple(total["neurons"])) for total in totals]
+
+
+def score_batch(
+    encoder: Encoder, inputs: dict[str, Tensor], gates: dict[tuple[str, int], Tensor], scores: list[Score]
+) -> list[dict[tuple[str, int], Tensor]]:
+    """Return each score's value per gate for one batch, by (axis, layer), in float64."""
+    vectors = encode(encoder, inputs).vectors
+    values = []
+    for number, score in enumerate(scores):
+        loss, reduce = score(vectors)
+        more = number < len(scores) - 1
+        gradients = torch.autograd.grad(loss, list(gates.values()), retain_graph=more)
+        values.append({name: reduce(gradient).double().cpu() for name, gradient in zip(gates, gradients, strict=True)})
+    return values
 
 
 class Gate(torch.autograd.Function):
