@@ -109,11 +109,13 @@ def test_word_vectors_average_last_hidden_states(teacher: Encoder) -> None:
     np.testing.assert_allclose(vectors, [tokens[span].mean(axis=0) for span in spans], atol=1e-5)
 
 
-def test_a_word_cut_off_by_max_length_is_zeros(make_folder: MakeFolder) -> None:
-    encoder = load_encoder(config.Teacher(model=str(make_folder()), max_length=4))  # [CLS], two pieces, [SEP]
-    short, long = encoder.word_vectors([["cat"], ["the", "cat", "sleeps"]])
-    assert (short.shape, long.shape) == ((1, 32), (3, 32))
-    assert [bool(row.any()) for row in long] == [True, True, False]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_behind_the_last_position_are_zeros(make_folder: MakeFolder, family: str) -> None:
+    encoder = load_encoder(config.Teacher(model=str(make_folder(family)), max_length=4))  # 80 positions in all
+    short, long = encoder.word_vectors([["cat"], ["cat"] * 100])
+    assert (short.shape, long.shape) == ((1, 32), (100, 32))
+    room = 78 if family in ("bert", "distilbert") else 77  # [CLS], [SEP]; RoBERTa's positions begin behind padding's
+    assert [bool(row.any()) for row in long] == [True] * room + [False] * (100 - room)
 
 
 def test_an_unused_pooler_is_not_counted(make_encoder: MakeEncoder) -> None:

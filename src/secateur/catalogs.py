@@ -22,7 +22,7 @@ import polib
 from tqdm import tqdm
 
 from secateur.config import InputError, Wheel
-from secateur.files import whole_file
+from secateur.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ def read_wheel(wheel: Wheel, cache: Path) -> list[Pair] | str:
         pairs = extract_pairs(fetch_wheel(wheel, cache / "wheels"))
     except (UnavailableError, zipfile.BadZipFile) as error:
         return str(error)
-    with whole_file(kept) as file:
-        file.write_text(json.dumps(pairs, ensure_ascii=False, indent=0), encoding="utf-8")
+    write_json(kept, pairs, indent=0)
     return pairs
 
 

@@ -102,7 +102,7 @@ class Repair:
     """Closed-form least squares on calibration sentences; 0 sentences: no repair."""
 
     sentences: Count
-    ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2  # relative to the mean squared input
+    ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3  # relative to the mean squared input
     w_sentence: Weight = 3.0  # of the misfit of each sentence's mean, beside that of each token
     batch_size: Positive = 64
 

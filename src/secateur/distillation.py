@@ -29,7 +29,7 @@ from transformers.trainer_callback import ProgressCallback
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.encoder import Encoded, Encoder, encode, pad, pick_precision, replace_transformer, tokenize
+from secateur.encoder import Encoded, Encoder, encode, pad_rows, pick_precision, replace_transformer, tokenize
 from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 from secateur.targets import Targets
 
@@ -132,8 +132,7 @@ class PairDataset(Dataset[int]):
     def collate(self, rows: list[int]) -> dict[str, Tensor]:
         """Return the 2B sentences of B rows, English first: input_ids, attention_mask, paired [B], targets [2B, D]."""
         both = [*rows, *(row + len(self) for row in rows)]
-        batch = pad(self.encoder, [self.pieces[row].tolist() for row in both])
-        batch = {name: value.cpu() for name, value in batch.items()}
+        batch = pad_rows([self.pieces[row].tolist() for row in both], self.encoder.tokenizer.pad_token_id)
         batch["paired"] = self.paired[rows]
         if self.targets is not None:
             batch["targets"] = torch.from_numpy(self.targets[np.array(both)])

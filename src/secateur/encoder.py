@@ -87,10 +87,13 @@ class Encoder:
     ) -> list[np.ndarray]:
         """Return one float32 [words, hidden] array a text: each word the mean of its pieces' last hidden states.
 
-        A word that max_length cuts off is zeros.
+        Texts are cut where the position embeddings end, not at max_length; a word cut off is zeros.
         """
         encoded = self.tokenizer(
-            [list(words) for words in texts], is_split_into_words=True, truncation=True, max_length=self.max_length
+            [list(words) for words in texts],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=count_positions(self.transformer),
         )
         hidden = self.transformer.config.hidden_size
         vectors = [np.zeros((len(words), hidden), np.float32) for words in texts]
@@ -100,6 +103,13 @@ class Encoder:
             for row, states in zip(where, tokens, strict=True):
                 average_pieces(states, encoded.word_ids(row), vectors[row])
         return vectors
+
+
+def count_positions(transformer: PreTrainedModel) -> int:
+    """Return how many word pieces the position embeddings reach; the RoBERTa family's begin behind the padding's."""
+    shape = transformer.config
+    skipped = shape.pad_token_id + 1 if modeling.stock_type(shape) in ("camembert", "roberta", "xlm-roberta") else 0
+    return int(shape.max_position_embeddings) - skipped
 
 
 def average_pieces(states: np.ndarray, words: Sequence[int | None], out: np.ndarray) -> None:
@@ -264,17 +274,17 @@ def batches(
 
 def pad(encoder: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Return input_ids and attention_mask [B, T] on the encoder's device, padded on the right."""
+    return {name: values.to(encoder.device) for name, values in pad_rows(rows, encoder.tokenizer.pad_token_id).items()}
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     width = max(map(len, rows))
-    ids = np.full((len(rows), width), encoder.tokenizer.pad_token_id, np.int64)
+    ids = np.full((len(rows), width), pad_id, np.int64)
     mask = np.zeros((len(rows), width), np.int64)
     for row, pieces in enumerate(rows):
         ids[row, : len(pieces)] = pieces
         mask[row, : len(pieces)] = 1
-    device = encoder.device
-    return {
-        "input_ids": torch.from_numpy(ids).to(device),
-        "attention_mask": torch.from_numpy(mask).to(device),
-    }
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
 def encode(encoder: Encoder, inputs: dict[str, Tensor]) -> Encoded:

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: object, *, indent: int | None = 2) -> None:
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=indent))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import InputError
 from secateur.cost import count_bytes, count_parameters
 from secateur.encoder import embed, load_encoder
-from secateur.files import whole_file
+from secateur.files import write_json
 from secateur.leaderboard import Scores, dump_scores
 from secateur.report import format_benchmark
 from secateur.scores import score_encoder
@@ -60,9 +60,7 @@ def find_teacher(run: Path) -> config.Teacher | None:
 
 def save_scores(scores: dict[str, Scores], path: Path) -> None:
     if path.parent.is_dir():
-        plain = {name: dump_scores(of_model) for name, of_model in scores.items()}
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(plain, indent=2), encoding="utf-8")
+        write_json(path, {name: dump_scores(of_model) for name, of_model in scores.items()})
 
 
 def last_model(runs: Path, models: Path) -> str:

@@ -41,6 +41,7 @@ class LayerNames:
     attention_output: str  # the heads' output projection: [hidden, heads * head size]
     attention_norm: str  # the LayerNorm over its residual sum
     expand: str  # first FFN matrix: [neurons, hidden]
+    activation: str
     contract: str  # second FFN matrix: [hidden, neurons]
     output_norm: str
 
@@ -53,6 +54,7 @@ BERT_NAMES = LayerNames(
     attention_output="attention.output.dense",
     attention_norm="attention.output.LayerNorm",
     expand="intermediate.dense",
+    activation="intermediate.intermediate_act_fn",
     contract="output.dense",
     output_norm="output.LayerNorm",
 )
@@ -64,6 +66,7 @@ DISTILBERT_NAMES = LayerNames(
     attention_output="attention.out_lin",
     attention_norm="sa_layer_norm",
     expand="ffn.lin1",
+    activation="ffn.activation",
     contract="ffn.lin2",
     output_norm="output_layer_norm",
 )

@@ -1,32 +1,41 @@
-"""Closed-form repair: after a cut, refit each layer's two output projections by least squares, without training.
+"""Closed-form repair: after a cut, refit each layer by least squares on calibration sentences, without training.
 
-For a projection with kept inputs c (a head's context or a neuron's activation, one row a token) the student's
-sum before the LayerNorm is x + W c + b. The refit brings it to the teacher's sum y, in the scale that the LayerNorm
-gives it: r = (y - x - W c - b) / s is what is missing and c / s what can supply it, s the standard deviation of y over
-its channels. Token by token for what the next attention sees, and in each sentence's mean for what pooling sees:
+A layer is two halves, attention and FFN, each x -> LayerNorm(x + W c(x) + b): its readers (query, key and value; the
+first FFN matrix) turn the hidden states x into channels c (heads' contexts; neurons' activations), which its output
+projection W, b brings back. Bottom up, half by half, on the student's own hidden states x and the teacher's y:
 
-    min over D of  mean over tokens |r - D c/s|^2 + w_sentence * mean over sentences |mean r - D mean c/s|^2
+1. Readers. They were fitted to y and now get x. The linear map x + D x + d that comes closest to y is folded into
+   them: V (x + D x + d) + v. They then read what they used to read, as far as x still says it.
+2. Output projection. In the scale that the LayerNorm gives the teacher's sum, s = its standard deviation over the
+   channels, r = (teacher's sum - x - W c - b) / s is what is missing and c / s what can supply it. W + D, b + d is
+   the refit (compare Kwon et al. 2022, section 3.3, who fit masks layer by layer; here the weights themselves).
+3. LayerNorm. Gain and bias, one line per channel: the student's normalised sums to the teacher's.
+
+Each is the same ridge regression of what is missing, r, on what can supply it, c, over every token (what the next
+half sees) and every sentence's mean (what pooling sees):
+
+    min over D of  mean over tokens |r - D c|^2 + w_sentence * mean over sentences |mean r - D mean c|^2
                    + ridge * m * |D|^2
 
-D is the change of W and, through a constant input of 1, of b; m is the mean squared input of both terms. The solution
-is D^T = (G + ridge m I)^-1 M, with G and M the second moments of inputs with inputs and with what is missing. x already
-is the repaired student's, so each layer also mends what the layers below it still get wrong (compare Kwon et al. 2022,
-section 3.3, who fit masks layer by layer; here the weights themselves are refitted).
+with c carrying a constant 1 for d, and m the mean squared input of both terms. Its solution is
+D^T = (G + ridge m I)^-1 M, with G and M the second moments of c with c and of c with r. x is the repaired student's
+own, so each half also mends what the halves below it still get wrong.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 from tqdm import tqdm
 
 from secateur import config
 from secateur.encoder import Encoder, replace_transformer, tokenize
-from secateur.modeling import find_layers, find_linear, layer_names
+from secateur.modeling import LayerNames, find_layers, find_linear, layer_names
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +43,23 @@ log = logging.getLogger(__name__)
 def repair(
     student: Encoder, teacher: Encoder, sentences: Sequence[str], settings: config.Repair, *, progress: str = ""
 ) -> Encoder:
-    """Return a student whose output projections are refitted on the first `settings.sentences` sentences.
+    """Return a student refitted on the first `settings.sentences` sentences.
 
-    Layer by layer, bottom up; each layer's inputs are computed once, so the cost grows linearly with layers.
+    Each layer runs on the hidden states that the one below left, so the cost grows linearly with layers.
     """
     chosen = list(sentences[: settings.sentences])
     if not chosen:
         return student
     repaired = replace_transformer(student, deepcopy(student.transformer))
     names = layer_names(teacher.transformer.config)
-    steps = ((names.attention_output, names.attention_norm), (names.contract, names.output_norm))
     layers = list(zip(find_layers(repaired.transformer), find_layers(teacher.transformer), strict=True))
     with torch.inference_mode():
         ids = equal_lengths(teacher, chosen, settings.batch_size)
         inputs = [repaired.transformer.get_submodule("embeddings")(batch) for batch in ids]
         goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in ids]
-        for layer, original in tqdm(layers, desc=progress, unit=" layers", disable=not progress):
-            taught = [run_layer(original, batch, [path for _, path in steps]) for batch in goals]
-            for number, (projection, norm) in enumerate(steps):
-                targets = [sums[number] for _, sums in taught]
-                refit(layer, projection, norm, inputs, targets, settings)
-            inputs = [run_layer(layer, batch, [])[0] for batch in inputs]
-            goals = [output for output, _ in taught]
+        for pair in tqdm(layers, desc=progress, unit=" layers", disable=not progress):
+            for half, original in zip(*(split_layer(layer, names) for layer in pair), strict=True):
+                inputs, goals = repair_half(half, original, inputs, goals, settings)
     return repaired
 
 
@@ -71,85 +75,150 @@ def equal_lengths(encoder: Encoder, sentences: list[str], batch_size: int) -> li
     ]
 
 
-def run_layer(layer: nn.Module, hidden: Tensor, norms: list[str]) -> tuple[Tensor, list[Tensor]]:
-    """Run one layer on hidden states [B, T, H]; return its output and what entered each named LayerNorm."""
-    with record_inputs(layer, norms) as seen:
-        output = layer(hidden)
-    return (output[0] if isinstance(output, tuple) else output), seen
+@dataclass(frozen=True)
+class Half:
+    """Half a layer: hidden [B, T, H] -> norm(hidden + projection(channels(hidden)))."""
+
+    readers: tuple[nn.Linear, ...]
+    channels: Callable[[Tensor], Tensor]
+    projection: nn.Linear
+    norm: nn.LayerNorm
 
 
-def refit(
-    layer: nn.Module,
-    projection: str,
-    norm: str,
-    inputs: list[Tensor],
-    targets: list[Tensor],
-    settings: config.Repair,
+def split_layer(layer: nn.Module, names: LayerNames) -> tuple[Half, Half]:
+    expand, activate = find_linear(layer, names.expand), layer.get_submodule(names.activation)
+
+    def attend(hidden: Tensor) -> Tensor:
+        return catch_input(layer, names.attention_output, hidden)
+
+    def apply_neurons(hidden: Tensor) -> Tensor:
+        return cast(Tensor, activate(expand(hidden)))
+
+    attention = Half(
+        readers=tuple(find_linear(layer, path) for path in (names.query, names.key, names.value)),
+        channels=attend,
+        projection=find_linear(layer, names.attention_output),
+        norm=cast(nn.LayerNorm, layer.get_submodule(names.attention_norm)),
+    )
+    ffn = Half(
+        readers=(expand,),
+        channels=apply_neurons,
+        projection=find_linear(layer, names.contract),
+        norm=cast(nn.LayerNorm, layer.get_submodule(names.output_norm)),
+    )
+    return attention, ffn
+
+
+def repair_half(
+    half: Half, original: Half, inputs: list[Tensor], goals: list[Tensor], settings: config.Repair
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Refit `half` in place; return its hidden states and the original's, for the next half."""
+    refit_readers(half.readers, inputs, goals, settings)
+    targets = [goal + original.projection(original.channels(goal)) for goal in goals]
+    channels = [half.channels(hidden) for hidden in inputs]
+    refit_projection(half.projection, channels, inputs, targets, settings)
+    sums = [hidden + half.projection(values) for hidden, values in zip(inputs, channels, strict=True)]
+    refit_norm(half.norm, sums, targets, settings)
+    return [half.norm(total) for total in sums], [original.norm(target) for target in targets]
+
+
+def refit_readers(
+    readers: Sequence[nn.Linear], inputs: list[Tensor], goals: list[Tensor], settings: config.Repair
 ) -> None:
-    """Refit one output projection in place so that the sums entering `norm` come closest to `targets`."""
-    linear = find_linear(layer, projection)
-    by_token, by_sentence = Moments.empty(linear), Moments.empty(linear)
-    for hidden, target in zip(inputs, targets, strict=True):
-        with record_inputs(layer, [projection, norm], stop=True) as seen, suppress(AllSeen):
-            layer(hidden)
-        channels, total = seen  # [B, T, channels], [B, T, H]
+    """Fold the map from the student's hidden states to the teacher's into the matrices that read them."""
+    moments = Moments.empty(readers[0].in_features, readers[0].in_features)
+    for hidden, goal in zip(inputs, goals, strict=True):
+        moments.add(hidden, goal - hidden)
+    weight, bias = moments.solve(settings)
+    for reader in readers:
+        reader.bias.add_(reader.weight @ bias.to(reader.bias))
+        reader.weight.add_(reader.weight @ weight.to(reader.weight))
+
+
+def refit_projection(
+    linear: nn.Linear, channels: list[Tensor], inputs: list[Tensor], targets: list[Tensor], settings: config.Repair
+) -> None:
+    """Refit an output projection so that the sums entering the LayerNorm come closest to `targets`, in its scale."""
+    moments = Moments.empty(linear.in_features, linear.out_features)
+    for values, hidden, target in zip(channels, inputs, targets, strict=True):
         scale = target.std(dim=-1, keepdim=True).clamp(min=1e-6)  # [B, T, 1]
-        channels = torch.cat([channels, channels.new_ones(*channels.shape[:2], 1)], dim=-1) / scale
-        missing = (target - total) / scale
-        by_token.add(channels.flatten(0, 1), missing.flatten(0, 1))
-        by_sentence.add(channels.mean(dim=1), missing.mean(dim=1))
-    gram = by_token.gram / by_token.rows + settings.w_sentence * by_sentence.gram / by_sentence.rows
-    moment = by_token.moment / by_token.rows + settings.w_sentence * by_sentence.moment / by_sentence.rows
-    gram.diagonal().add_(settings.ridge * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, moment).to(linear.weight)  # D^T [channels + 1, H]
-    linear.weight.add_(change[:-1].T)
-    linear.bias.add_(change[-1])
+        moments.add(values, target - hidden - linear(values), scale=scale)
+    weight, bias = moments.solve(settings)
+    linear.weight.add_(weight.to(linear.weight))
+    linear.bias.add_(bias.to(linear.bias))
+
+
+def refit_norm(norm: nn.LayerNorm, sums: list[Tensor], targets: list[Tensor], settings: config.Repair) -> None:
+    """Refit gain and bias of a LayerNorm, channel by channel, on what it makes of `sums` and of `targets`."""
+    width = len(norm.weight)
+    moments = Moments.empty(1, 1, systems=(width,))
+    for total, target in zip(sums, targets, strict=True):
+        found, wanted = (layer_norm(values, (width,), eps=norm.eps) for values in (total, target))  # [B, T, H]
+        values, missing = (each.permute(2, 0, 1).unsqueeze(-1) for each in (found, wanted - found))  # [H, B, T, 1]
+        moments.add(values, missing)
+    weight, bias = (change.flatten().to(norm.weight) for change in moments.solve(settings))  # [H] each
+    norm.bias.add_(norm.weight * bias)
+    norm.weight.add_(norm.weight * weight)
 
 
 @dataclass
 class Moments:
-    """Sums over rows, in float64: inputs by inputs, inputs by what is missing, and how many rows."""
+    """Second moments of what can supply (k inputs and a 1) and what is missing (m outputs), in float64 on the CPU.
 
-    gram: Tensor  # [channels + 1, channels + 1]
-    moment: Tensor  # [channels + 1, H]
-    rows: int = 0
+    `systems` many regressions may run side by side, as leading dimensions.
+    """
+
+    by_token: Tensor  # [*systems, k + 1, k + 1 + m]
+    by_sentence: Tensor  # [*systems, k + 1, k + 1 + m]
+    tokens: int = 0
+    sentences: int = 0
 
     @classmethod
-    def empty(cls, linear: nn.Linear) -> "Moments":
-        width = linear.in_features + 1
-        return cls(
-            gram=torch.zeros(width, width, dtype=torch.float64),
-            moment=torch.zeros(width, linear.out_features, dtype=torch.float64),
-        )
+    def empty(cls, inputs: int, outputs: int, *, systems: tuple[int, ...] = ()) -> "Moments":
+        shape = (*systems, inputs + 1, inputs + 1 + outputs)
+        return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
-    def add(self, channels: Tensor, missing: Tensor) -> None:
-        self.gram += (channels.T @ channels).double().cpu()
-        self.moment += (channels.T @ missing).double().cpu()
-        self.rows += len(channels)
+    def add(self, inputs: Tensor, missing: Tensor, *, scale: Tensor | float = 1.0) -> None:
+        """Add a batch, inputs [*systems, B, T, k] and missing [*systems, B, T, m], each row divided by its scale."""
+        rows = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1), missing], dim=-1)
+        rows /= scale
+        self.by_token += self.multiply(rows.flatten(-3, -2))
+        self.by_sentence += self.multiply(rows.mean(dim=-2))
+        self.sentences += inputs.shape[-3]
+        self.tokens += inputs.shape[-3] * inputs.shape[-2]
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        inputs = rows[..., : self.by_token.shape[-2]]
+        return (inputs.mT @ rows).double().cpu()
+
+    def solve(self, settings: config.Repair) -> tuple[Tensor, Tensor]:
+        """Return D [*systems, m, k] and d [*systems, m], the solution of the ridge regression above."""
+        total = self.by_token / self.tokens + settings.w_sentence * self.by_sentence / self.sentences
+        gram, moment = total.tensor_split([total.shape[-2]], dim=-1)
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        diagonal += settings.ridge * diagonal.mean(dim=-1, keepdim=True)
+        change = torch.linalg.solve(gram, moment).mT
+        return change[..., :-1], change[..., -1]
 
 
-class AllSeen(Exception):  # noqa: N818 (nothing went wrong)
-    """Ends a forward pass behind which nothing more is wanted."""
+def catch_input(layer: nn.Module, path: str, hidden: Tensor) -> Tensor:
+    """Run a layer on hidden states as far as one of its modules; return what enters that."""
 
+    def catch(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        raise Caught(inputs[0])
 
-@contextmanager
-def record_inputs(layer: nn.Module, paths: list[str], *, stop: bool = False) -> Iterator[list[Tensor]]:
-    """Yield a list that holds, after a forward pass, what entered each of these modules, in their order.
-
-    With `stop` the pass ends at the last of them, by AllSeen.
-    """
-    seen: list[Tensor] = [torch.empty(0)] * len(paths)
-    handles = []
-    for number, path in enumerate(paths):
-
-        def keep(_: nn.Module, inputs: tuple[Tensor], number: int = number) -> None:
-            seen[number] = inputs[0]
-            if stop and number == len(paths) - 1:
-                raise AllSeen
-
-        handles.append(layer.get_submodule(path).register_forward_pre_hook(keep))
+    handle = layer.get_submodule(path).register_forward_pre_hook(catch)
     try:
-        yield seen
+        layer(hidden)
+    except Caught as caught:
+        return caught.values
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+    raise ValueError(f"{path} does not run")
+
+
+class Caught(Exception):  # noqa: N818 (nothing went wrong)
+    """Carries a value out of a forward pass of which nothing more is wanted."""
+
+    def __init__(self, values: Tensor):
+        self.values = values

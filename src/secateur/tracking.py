@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import is_zipfile
 
 from secateur.config import Experiment, dump_experiment
-from secateur.files import whole_file
+from secateur.files import write_text
 
 if TYPE_CHECKING:
     from clearml import Task
@@ -116,8 +116,7 @@ def open_log(experiment: Experiment, folder: Path, *, resume_step: int | None = 
         return
     path = folder / "metrics.jsonl"
     kept = [] if resume_step is None else read_metrics(path, last_step=resume_step)
-    with whole_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     with path.open("a", encoding="utf-8") as file:
         log = RunLog(file, started=time.monotonic() - (kept[-1]["seconds"] if kept else 0.0), step=resume_step or 0)
         if experiment.tracking.to == "clearml":

@@ -24,7 +24,7 @@ from secateur.config import Experiment, InputError, build_experiment, dump_exper
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
 from secateur.distillation import distill, find_checkpoint
 from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
-from secateur.files import whole_file
+from secateur.files import write_json, write_text
 from secateur.leaderboard import dump_scores
 from secateur.repair import repair
 from secateur.report import draw_saliency, format_benchmark, format_stages, write_card
@@ -120,8 +120,7 @@ def open_run(experiment: Experiment, places: Places, *, resume: bool) -> None:
         shutil.rmtree(previous, ignore_errors=True)
         places.run.rename(previous)
         log.info("the last run's record is now %s", previous)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(path, plain)
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -148,8 +147,7 @@ def cut(
         kept = choose_kept(saliency, experiment.budget)
     log.info("heads kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.heads))
     log.info("neurons kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.neurons))
-    with whole_file(places.run / "kept.json") as temporary:
-        temporary.write_text(json.dumps(asdict(kept)), encoding="utf-8")
+    write_json(places.run / "kept.json", asdict(kept), indent=None)
     return saliency, kept
 
 
@@ -234,11 +232,9 @@ def finish(
         "stages": rows,
         "encodechka": {name: dump_scores(of_stage) for name, of_stage in scores.items()},
     }
-    with whole_file(places.run / "scores.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(places.run / "scores.json", record)
     text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
-    with whole_file(places.run / "table.txt") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(places.run / "table.txt", text + "\n")
     run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
     for name, of_stage in scores.items():
         run_log.metrics(name_scores(f"encodechka, {name}", of_stage), step)
