@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from secateur.config import Experiment, InputError, build_experiment, dump_experiment, load_experiment
+from secateur.config import Experiment, InputError, build_experiment, dump_run, load_run
 
 RECIPE = """
 teacher: {model: models/toy}
@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(recipe: Path) -> None:
-    experiment = load_experiment(recipe)
+    experiment = load_run(recipe)
     assert experiment.name == "toy"
     assert experiment.corpus.files == ("pairs.tsv", ("en.txt", "ru.txt"))
     assert experiment.saliency.criterion == "both"
@@ -35,21 +35,21 @@ def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(recipe: Path)
 
 
 def test_three_e_minus_five_is_a_number(recipe: Path) -> None:
-    assert load_experiment(recipe).distillation.learning_rate == 3e-5
-    assert load_experiment(recipe, ["distillation.learning_rate=1e-4"]).distillation.learning_rate == 1e-4
+    assert load_run(recipe).distillation.learning_rate == 3e-5
+    assert load_run(recipe, ["distillation.learning_rate=1e-4"]).distillation.learning_rate == 1e-4
 
 
 def test_no_is_text(recipe: Path) -> None:
     override = "corpus.datasets=[{name: opus, en: en, ru: no}]"
-    assert load_experiment(recipe, [override]).corpus.datasets[0].ru == "no"
+    assert load_run(recipe, [override]).corpus.datasets[0].ru == "no"
 
 
 def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
     overrides = ["budget.heads=0.25", "name=other", "corpus.files=[a.tsv]", "budget.heads=0.75", "seed=3"]
-    experiment = load_experiment(recipe, overrides)
+    experiment = load_run(recipe, overrides)
     assert (experiment.budget.heads, experiment.budget.neurons) == (0.75, 0.5)
     assert (experiment.name, experiment.corpus.files, experiment.seed) == ("other", ("a.tsv",), 3)
-    assert load_experiment(recipe, ["validation.pairs=9"]).validation.pairs == 9  # a stage the recipe leaves out
+    assert load_run(recipe, ["validation.pairs=9"]).validation.pairs == 9  # a stage the recipe leaves out
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_in_one_line(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_experiment(recipe, [override])
+        load_run(recipe, [override])
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("budget", "#"), encoding="utf-8")
     with pytest.raises(InputError, match=f"{recipe}: budget: is missing"):
-        load_experiment(recipe)
+        load_run(recipe)
 
 
 @pytest.mark.parametrize(
@@ -105,28 +105,28 @@ def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
 def test_a_file_that_is_no_recipe_is_named_in_one_line(recipe: Path, content: bytes, message: str) -> None:
     recipe.write_bytes(content)
     with pytest.raises(InputError, match=f"{recipe}: {message}") as caught:
-        load_experiment(recipe)
+        load_run(recipe)
     assert "\n" not in str(caught.value)
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
-        load_experiment(tmp_path / "none.yaml")
+        load_run(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="not a UTF-8 text file"):
-        load_experiment(tmp_path)
+        load_run(tmp_path)
 
 
 def test_a_resolved_recipe_reads_back_equal(recipe: Path) -> None:
-    experiment = load_experiment(recipe)
-    plain = json.loads(json.dumps(dump_experiment(experiment)))
+    experiment = load_run(recipe)
+    plain = json.loads(json.dumps(dump_run(experiment)))
     assert build_experiment(plain, origin="recipe.json") == experiment
 
 
 def test_a_recipe_cannot_be_changed_once_read(recipe: Path) -> None:
     with pytest.raises(AttributeError):
-        load_experiment(recipe).seed = 1  # type: ignore[misc]
+        load_run(recipe).seed = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
-    assert isinstance(load_experiment(path), Experiment)
+    assert isinstance(load_run(path), Experiment)

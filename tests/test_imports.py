@@ -10,11 +10,11 @@ from conftest import ROOT
 ORDER = (
     "config", "files",
     "sources", "catalogs", "corpus",
-    "modeling", "encoder", "losses", "targets",
+    "modeling", "encoder", "vocabulary", "students", "losses", "teachers", "targets",
     "saliency", "selection", "slicing", "repair", "distillation",
     "validation", "benchmark_data", "leaderboard", "encodechka", "cost", "export",
     "tracking", "report", "scores",
-    "bench", "infer", "train", "cli",
+    "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
 HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}
@@ -22,7 +22,7 @@ LIGHT = ("__init__", "config", "files", "cli")
 
 # Functions that are a stage of the pipeline; stages do not call each other.
 STAGES = ("measure_saliency", "choose_kept", "slice_encoder", "repair", "distill", "embed_corpus", "load_corpus")
-CALLERS = {"bench", "scores", "infer", "train", "cli"}
+CALLERS = {"bench", "scores", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from secateur import tracking
-from secateur.config import Experiment, build_experiment, dump_experiment
+from secateur.config import Experiment, build_experiment, dump_run
 from secateur.tracking import RunLog, open_log, read_metrics
 
 
@@ -138,7 +138,7 @@ def run_apart(experiment: Experiment, folder: Path) -> subprocess.CompletedProce
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     return subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(dump_experiment(experiment)), str(folder)],
+        [sys.executable, "-c", RUN, json.dumps(dump_run(experiment)), str(folder)],
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(Path(tracking.__file__).parents[1])},
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from secateur import __version__, config
-from secateur.config import InputError, build_experiment, load_experiment
+from secateur.config import InputError, build_experiment, load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +118,7 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_train(options: argparse.Namespace) -> None:
-    experiment = load_experiment(options.recipe, options.overrides)
+    experiment = load_run(options.recipe, options.overrides)
     from secateur.train import Places, train
 
     places = Places(run=options.recipe.parent / experiment.name, models=options.models, cache=options.cache)

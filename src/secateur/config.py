@@ -204,6 +204,7 @@ class Distillation:
     steps: Count
     batch_size: Positive  # pairs a step, over all processes and accumulated batches
     learning_rate: Weight
+    embedding_learning_rate: Weight | None = None  # of the word pieces' vectors; none: the same
     matching: Literal["embedding", "tokens"] = "embedding"
     similarity: Literal["mse", "contrastive"] = "mse"
     w_similarity: Weight = 0.5
@@ -284,8 +285,8 @@ class Making(Run):
     student: Student
 
 
-def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read a recipe and lay `stage.key=value` overrides over it, values in YAML.
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Experiment | Making:
+    """Read a recipe and lay `stage.key=value` overrides over it, values in YAML; a `student` makes it a Making.
 
     Raises InputError: no such file, not YAML, a key unknown, missing, mistyped or out of range.
     """
@@ -293,7 +294,14 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     data.setdefault("name", path.stem)
     for override in overrides:
         set_key(data, override)
-    return build_experiment(data, origin=str(path))
+    return build_run(data, origin=str(path))
+
+
+def build_run(data: dict[str, Any], *, origin: str) -> Experiment | Making:
+    """Check a plain dictionary against the kind of run that it describes; `origin` is named in the error."""
+    if "student" in data:
+        return build_settings(Making, data, origin=origin)
+    return build_experiment(data, origin=origin)
 
 
 def build_experiment(data: dict[str, Any], *, origin: str) -> Experiment:
@@ -323,9 +331,9 @@ def is_tag(part: object) -> bool:
     return str(part).startswith(("tagged-union", "<"))
 
 
-def dump_experiment(experiment: Experiment) -> dict[str, Any]:
-    """Return the resolved recipe as plain JSON types; `build_experiment` reads it back equal."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+def dump_run(run: Run) -> dict[str, Any]:
+    """Return the resolved recipe as plain JSON types; `build_run` reads it back equal."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(run)))
     return plain
 
 

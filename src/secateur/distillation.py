@@ -271,6 +271,17 @@ class DistillationTrainer(Trainer):
             tokens: Tensor = self.teacher.transformer(**padded).last_hidden_state
         return tokens
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the word pieces' vectors a learning rate of their own, where the recipe names one."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.settings.embedding_learning_rate
+        if rate is not None and len(optimizer.param_groups) < 3:
+            vectors = self.student.transformer.get_input_embeddings().weight
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if parameter is not vectors]
+            optimizer.add_param_group({"params": [vectors], "lr": rate, "weight_decay": self.settings.weight_decay})
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
         if self.settings.schedule != "annealing":
             return super().create_scheduler(num_training_steps, optimizer)

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from secateur.config import Experiment, dump_experiment
+from secateur.config import Experiment, dump_run
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.saliency import Saliency
 from secateur.selection import Kept
@@ -127,7 +127,7 @@ Held-out pairs: cosine to the teacher, and retrieval of each sentence's translat
 <details><summary>Recipe</summary>
 
 ```json
-{json.dumps(dump_experiment(experiment) | {"corpus": "not repeated here"}, indent=2, ensure_ascii=False)}
+{json.dumps(dump_run(experiment) | {"corpus": "not repeated here"}, indent=2, ensure_ascii=False)}
 ```
 </details>
 """

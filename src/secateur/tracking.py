@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import is_zipfile
 
-from secateur.config import Experiment, dump_experiment
+from secateur.config import Experiment, dump_run
 from secateur.files import write_text
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def init_task(experiment: Experiment) -> "Task":
             auto_connect_streams={"stdout": False, "stderr": False, "logging": True},
             auto_resource_monitoring={"report_start_sec": 10},
         )
-        task.connect_configuration(dump_experiment(experiment), name="experiment")
+        task.connect_configuration(dump_run(experiment), name="experiment")
     # The machine's monitor prints that there is no GPU, in the middle of a progress bar.
     logger = task.get_logger()
     logger.report_text = partial(logger.report_text, print_console=False)  # type: ignore[method-assign]

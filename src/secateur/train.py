@@ -4,30 +4,25 @@ What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, kept.js
 scores.json, table.txt), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
 """
 
-import json
 import logging
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from secateur import config
-from secateur.config import Experiment, InputError, build_experiment, dump_experiment
+from secateur.config import Experiment
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
-from secateur.distillation import distill, find_checkpoint
+from secateur.distillation import distill
 from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
 from secateur.files import write_json, write_text
 from secateur.leaderboard import dump_scores
 from secateur.repair import repair
 from secateur.report import draw_saliency, format_benchmark, format_stages, write_card
+from secateur.runs import Places, find_step, open_run, rows_to_train, stage
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
 from secateur.scores import (
     HeldOut,
@@ -45,15 +40,6 @@ from secateur.targets import Targets, embed_corpus
 from secateur.tracking import RunLog, open_log
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a run reads and writes."""
-
-    run: Path  # experiments/NAME
-    models: Path  # models
-    cache: Path  # targets, downloads
 
 
 def train(experiment: Experiment, places: Places, *, resume: bool = False) -> None:
@@ -90,48 +76,6 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         if state.is_main_process:
             encoders = {"teacher": teacher, "pruned": pruned, "repaired": repaired, "distilled": result.encoder}
             finish(encoders, held_out, data, experiment, places, run_log, step=result.step)
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Say that a stage begins, and how long it took."""
-    log.info("== %s", name)
-    started = time.monotonic()
-    yield
-    log.info("== %s done in %.1f s", name, time.monotonic() - started)
-
-
-def open_run(experiment: Experiment, places: Places, *, resume: bool) -> None:
-    """Write the resolved recipe; or check, when resuming, that the run there is this one."""
-    path = places.run / "recipe.json"
-    plain = dump_experiment(experiment)
-    if resume:
-        if not path.exists():
-            raise InputError(f"{places.run}: nothing to resume there; run it without --resume")
-        there = dump_experiment(build_experiment(json.loads(path.read_text(encoding="utf-8")), origin=str(path)))
-        was, now = flatten(there), flatten(plain)
-        if was != now:
-            name = min(was.items() ^ now.items())[0]
-            change = f"{name} was {was.get(name, 'absent')}, is now {now.get(name, 'absent')}"
-            raise InputError(f"{places.run}: a checkpoint of another run: {change}")
-        return
-    if path.exists():
-        previous = places.run.with_name(f"{places.run.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        places.run.rename(previous)
-        log.info("the last run's record is now %s", previous)
-    write_json(path, plain)
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return every value as JSON text under its dotted key."""
-    flat: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return flat
 
 
 def cut(
@@ -189,12 +133,6 @@ def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
     return [sentence for row in turns for sentence in (pairs.en[row], pairs.ru[row])][:count]
 
 
-def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
-    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
-    count = min(settings.steps * settings.batch_size, len(pairs))
-    return Pairs(pairs.en[:count], pairs.ru[:count], pairs.source[:count], pairs.paired[:count])
-
-
 def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: Path) -> Targets | None:
     if experiment.distillation.matching == "tokens":
         return None
@@ -204,11 +142,6 @@ def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: 
             precision=pick_precision(experiment.distillation.precision, teacher.device),
             progress="teacher's vectors",
         )  # fmt: skip
-
-
-def find_step(run: Path) -> int | None:
-    checkpoint = find_checkpoint(run / "checkpoints")
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else None
 
 
 def finish(

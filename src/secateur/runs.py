@@ -1,0 +1,81 @@
+"""What every run does: its record on disk, a line for each stage, which rows it trains on."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur import config
+from secateur.config import InputError, Run, build_run, dump_run
+from secateur.corpus import Pairs
+from secateur.distillation import find_checkpoint
+from secateur.files import write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run reads and writes."""
+
+    run: Path  # experiments/NAME
+    models: Path  # models
+    cache: Path  # targets, downloads
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Say that a stage begins, and how long it took."""
+    log.info("== %s", name)
+    started = time.monotonic()
+    yield
+    log.info("== %s done in %.1f s", name, time.monotonic() - started)
+
+
+def open_run(run: Run, places: Places, *, resume: bool) -> None:
+    """Write the resolved recipe; or check, when resuming, that the run there is this one."""
+    path = places.run / "recipe.json"
+    plain = dump_run(run)
+    if resume:
+        if not path.exists():
+            raise InputError(f"{places.run}: nothing to resume there; run it without --resume")
+        there = dump_run(build_run(json.loads(path.read_text(encoding="utf-8")), origin=str(path)))
+        was, now = flatten(there), flatten(plain)
+        if was != now:
+            name = min(was.items() ^ now.items())[0]
+            change = f"{name} was {was.get(name, 'absent')}, is now {now.get(name, 'absent')}"
+            raise InputError(f"{places.run}: a checkpoint of another run: {change}")
+        return
+    if path.exists():
+        previous = places.run.with_name(f"{places.run.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        places.run.rename(previous)
+        log.info("the last run's record is now %s", previous)
+    write_json(path, plain)
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every value as JSON text under its dotted key."""
+    flat: dict[str, str] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
+    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
+    count = min(settings.steps * settings.batch_size, len(pairs))
+    return Pairs(pairs.en[:count], pairs.ru[:count], pairs.source[:count], pairs.paired[:count])
+
+
+def find_step(run: Path) -> int | None:
+    checkpoint = find_checkpoint(run / "checkpoints")
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else None
