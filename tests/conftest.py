@@ -6,7 +6,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -58,6 +60,7 @@ SENTENCES = [
 ]
 
 MakeEncoder = Callable[..., Encoder]
+WriteVectors = Callable[..., tuple[Path, Path]]
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +155,21 @@ def ragged() -> Kept:
 def embedded() -> Encoder:
     """The real teacher of the repository; not to be written to."""
     return load_encoder(config.Teacher(model=str(ROOT / "models" / "teacher-mini-en-ru")))
+
+
+@pytest.fixture
+def write_vectors(tmp_path: Path) -> WriteVectors:
+    """Return a function that writes vectors and their sentences, and returns the two files."""
+
+    def write_files(vectors: Any, text: str | bytes = "one\ntwo\nthree\n") -> tuple[Path, Path]:
+        if isinstance(vectors, bytes):
+            (tmp_path / "v.npy").write_bytes(vectors)
+        elif vectors is not None:
+            np.save(tmp_path / "v.npy", vectors)
+        (tmp_path / "s.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return tmp_path / "v.npy", tmp_path / "s.txt"
+
+    return write_files
 
 
 def keep_all(encoder: Encoder) -> Kept:

@@ -18,6 +18,7 @@ from secateur.encoder import Encoder, embed
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 from secateur.targets import Targets, embed_corpus
+from secateur.teachers import EncoderSource
 
 SETTINGS = config.Distillation(
     steps=20, batch_size=8, learning_rate=1e-3, w_similarity=0.1, w_output=1.0, evaluate_every=10, schedule="constant"
@@ -44,7 +45,7 @@ def student(teacher: Encoder, ragged: Kept) -> Encoder:
 
 @pytest.fixture
 def targets(teacher: Encoder, pairs: Pairs, tmp_path: Path) -> Targets:
-    return embed_corpus(teacher, [*pairs.en, *pairs.ru], tmp_path / "targets")
+    return embed_corpus(EncoderSource(teacher), [*pairs.en, *pairs.ru], tmp_path / "targets")
 
 
 @pytest.fixture

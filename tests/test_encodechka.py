@@ -31,6 +31,7 @@ from secateur.leaderboard import (
     mean_s,
     say_passed,
 )
+from secateur.teachers import ModelSource
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +128,16 @@ def test_best_vector_may_be_a_raw_one(tmp_path: Path) -> None:
 def test_own_only_scores_nothing_else(tmp_path: Path) -> None:
     write_similarity(tmp_path, PAIRS)
     assert list(score_encodechka(Given(), tmp_path, tasks=["STS"], own_only=True).tasks["STS"]) == ["own"]
+
+
+def test_a_source_of_vectors_is_scored_at_unit_length_and_has_no_word_tasks(tmp_path: Path) -> None:
+    class Raw:
+        def encode(self, sentences: list[str]) -> np.ndarray:
+            return Given().poolings(sentences, batch_size=1, progress="")["mean"]
+
+    write_similarity(tmp_path, [("1 0", "1 0", 1), ("2 0", "2 1", 2), ("3 0", "3 0", 3)])
+    scores = score_encodechka(ModelSource(Raw(), name="raw", dimension=2), tmp_path, tasks=["STS", "NE1"])
+    assert scores.tasks == {"STS": {"own": score_encodechka(Given(), tmp_path, tasks=["STS"]).own["STS"]}}
 
 
 def test_each_sentence_is_embedded_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from conftest import ROOT
 ORDER = (
     "config", "files",
     "sources", "catalogs", "corpus",
-    "modeling", "encoder", "vocabulary", "students", "losses", "teachers", "targets",
+    "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
     "saliency", "selection", "slicing", "repair", "distillation",
     "validation", "benchmark_data", "leaderboard", "encodechka", "cost", "export",
     "tracking", "report", "scores",

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeEncoder
 
-from secateur import targets
+from secateur import targets, teachers
 from secateur.encoder import Encoder, embed
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
-from secateur.targets import embed_corpus, fingerprint
+from secateur.targets import embed_corpus
+from secateur.teachers import EncoderSource
 
 
 class CountingEmbed:
@@ -36,7 +34,7 @@ class CountingEmbed:
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> CountingEmbed:
     stand_in = CountingEmbed()
-    monkeypatch.setattr(targets, "embed", stand_in)
+    monkeypatch.setattr(teachers, "embed", stand_in)
     return stand_in
 
 
@@ -47,7 +45,7 @@ def leftovers(cache: Path) -> list[Path]:
 def test_targets_are_the_embedded_vectors_up_to_half_precision(
     teacher: Encoder, sentences: list[str], tmp_path: Path
 ) -> None:
-    made = embed_corpus(teacher, sentences, tmp_path)
+    made = embed_corpus(EncoderSource(teacher), sentences, tmp_path)
     assert len(made) == len(sentences)
     rows = made[range(len(sentences))]
     assert rows.dtype == np.float32
@@ -59,7 +57,7 @@ def test_rows_follow_the_order_asked_for_and_duplicates_are_embedded_once(
     teacher: Encoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
 ) -> None:
     asked = [sentences[2], sentences[0], sentences[2], sentences[1]]
-    made = embed_corpus(teacher, asked, tmp_path)
+    made = embed_corpus(EncoderSource(teacher), asked, tmp_path)
     assert sorted(counting.asked) == sorted(set(asked))
     expected = embed(teacher, asked)
     np.testing.assert_allclose(made[[3, 0, 0, 2]], expected[[3, 0, 0, 2]], atol=2**-11)
@@ -69,11 +67,11 @@ def test_rows_follow_the_order_asked_for_and_duplicates_are_embedded_once(
 def test_a_second_call_embeds_nothing_and_an_overlapping_corpus_only_what_is_new(
     teacher: Encoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
 ) -> None:
-    first = embed_corpus(teacher, sentences[:20], tmp_path)
-    again = embed_corpus(teacher, sentences[:20], tmp_path)
+    first = embed_corpus(EncoderSource(teacher), sentences[:20], tmp_path)
+    again = embed_corpus(EncoderSource(teacher), sentences[:20], tmp_path)
     assert counting.asked == sentences[:20]
     assert np.array_equal(first[range(20)], again[range(20)])
-    wider = embed_corpus(teacher, sentences[10:30], tmp_path)
+    wider = embed_corpus(EncoderSource(teacher), sentences[10:30], tmp_path)
     assert counting.asked[20:] == sentences[20:30]
     np.testing.assert_allclose(wider[range(20)], embed(teacher, sentences[10:30]), atol=2**-11)
 
@@ -82,15 +80,15 @@ def test_an_interrupted_call_keeps_its_finished_shards_and_goes_on(
     teacher: Encoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "SHARD", 8)
-    monkeypatch.setattr(targets, "embed", CountingEmbed(fail_at=3))
+    monkeypatch.setattr(teachers, "embed", CountingEmbed(fail_at=3))
     with pytest.raises(KeyboardInterrupt):
-        embed_corpus(teacher, sentences[:32], tmp_path)
+        embed_corpus(EncoderSource(teacher), sentences[:32], tmp_path)
     (folder,) = tmp_path.iterdir()
     assert len(list(folder.iterdir())) == 2
     assert not leftovers(tmp_path)
     resumed = CountingEmbed()
-    monkeypatch.setattr(targets, "embed", resumed)
-    made = embed_corpus(teacher, sentences[:32], tmp_path)
+    monkeypatch.setattr(teachers, "embed", resumed)
+    made = embed_corpus(EncoderSource(teacher), sentences[:32], tmp_path)
     assert resumed.asked == sentences[16:32]
     np.testing.assert_allclose(made[range(32)], embed(teacher, sentences[:32]), atol=2**-11)
 
@@ -103,26 +101,9 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(
 
     monkeypatch.setattr(targets.np, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        embed_corpus(teacher, sentences[:2], tmp_path)
+        embed_corpus(EncoderSource(teacher), sentences[:2], tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith(".")]
 
 
 def test_no_sentences_are_no_targets(teacher: Encoder, tmp_path: Path) -> None:
-    assert len(embed_corpus(teacher, [], tmp_path)) == 0
-
-
-def test_the_key_is_the_teachers_content(make_encoder: MakeEncoder, ragged: Kept) -> None:
-    key = fingerprint(make_encoder())
-    used = make_encoder()  # another folder, the same content
-    embed(used, ["The cat sleeps."])
-    assert fingerprint(used) == key
-    others = [
-        make_encoder(seed=1),
-        make_encoder(pooling="cls"),
-        make_encoder(pooling="pooler"),
-        make_encoder(heads=2),  # the same weights, read as fewer and wider heads
-        slice_encoder(make_encoder(), ragged),
-    ]
-    shorter = make_encoder()
-    shorter.model[0].max_seq_length = 8
-    assert len({key, *map(fingerprint, [*others, shorter])}) == 7
+    assert len(embed_corpus(EncoderSource(teacher), [], tmp_path)) == 0

@@ -29,12 +29,14 @@ from tqdm import tqdm
 
 from secateur.benchmark_data import SENTENCE_PARTS, WORD_FILES, Entities, Examples, read_entities, read_examples
 from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores
+from secateur.teachers import VectorSource, encode_units
 
 log = logging.getLogger(__name__)
 
 NORM = "_norm"
 
 
+@runtime_checkable
 class SentenceEncoder(Protocol):
     """What is scored. `poolings` gives [sentences, D] arrays: "own", the model's own sentence vector, and
     where it has them the raw "cls", "mean" and "pooler"."""
@@ -54,7 +56,7 @@ class WordEncoder(Protocol):
 
 
 def score_encodechka(
-    encoder: SentenceEncoder,
+    encoder: SentenceEncoder | VectorSource,
     data: Path,
     *,
     tasks: Sequence[str] = SENTENCE_TASKS + WORD_TASKS,
@@ -64,9 +66,10 @@ def score_encodechka(
 ) -> Scores:
     """Score an encoder on the benchmark's files in `data`.
 
-    What is scored is the model's own vector and, unless `own_only`, its cls, mean and pooler, raw and normalised.
-    Every distinct sentence is embedded once. An encoder that gives no word vectors has no NE1 and NE2. Raises
-    InputError for files missing or damaged, ValueError for vectors that are not finite.
+    What is scored is the model's own vector and, unless `own_only`, its cls, mean and pooler, raw and normalised; of
+    a source of vectors, those at unit length. Every distinct sentence is embedded once. An encoder that gives no word
+    vectors has no NE1 and NE2. Raises InputError for files missing or damaged, ValueError for vectors that are not
+    finite.
     """
     started = time.monotonic()
     sentence_tasks = [task for task in tasks if task in SENTENCE_PARTS]
@@ -88,7 +91,7 @@ class Embedded:
 
 
 def score_sentences(
-    encoder: SentenceEncoder,
+    encoder: SentenceEncoder | VectorSource,
     data: Path,
     tasks: Sequence[str],
     own_only: bool,
@@ -100,7 +103,7 @@ def score_sentences(
     parts = {task: [read_examples(data, part) for part in SENTENCE_PARTS[task]] for task in tasks}
     sentences = [text for examples in parts.values() for part in examples for column in part.texts for text in column]
     rows = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
-    pooled = encoder.poolings(list(rows), batch_size=batch_size, progress=progress)
+    pooled = pool(encoder, list(rows), batch_size, progress)
     check_finite(pooled)
     others = [] if own_only else name_others(pooled)
     twins = [name for name in others if is_close(pick(pooled, name), pooled["own"])]  # own under another name
@@ -113,6 +116,14 @@ def score_sentences(
         }
         scores[task] = {name: scored.get(name, scored["own"]) for name in ("own", *others)}
     return scores
+
+
+def pool(
+    encoder: SentenceEncoder | VectorSource, sentences: list[str], batch_size: int, progress: str
+) -> dict[str, np.ndarray]:
+    if isinstance(encoder, SentenceEncoder):
+        return encoder.poolings(sentences, batch_size=batch_size, progress=progress)
+    return {"own": encode_units(encoder, sentences, progress=progress)}
 
 
 def check_finite(pooled: dict[str, np.ndarray]) -> None:

@@ -1,25 +1,28 @@
 """The teacher's vector of every sentence, computed once: float16 shards on disk, memory-mapped.
 
 A vector is filed under the content of its teacher (weights, tokenizer, what follows the transformer) and of its
-sentence, so corpora that share sentences share the work, and a run that was stopped goes on where it was.
+sentence, so corpora that share sentences share the work, and a run that was stopped goes on where it was. Of several
+teachers each one's vectors are filed for themselves, and their join again: other weights need no second embedding.
 """
 
 import hashlib
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from secateur.encoder import Encoder, embed
+from secateur.config import InputError
 from secateur.files import whole_folder
+from secateur.teachers import JoinedSources, VectorSource, check_known, join_sources, scale_to_units
 
 log = logging.getLogger(__name__)
 
 SHARD = 4_096  # sentences; 3 MiB of vectors at 384 dimensions
+SAMPLE = 20_000  # sentences that a rotation is fitted on: over 20 for each of 900 joined dimensions
 
 
 @dataclass(frozen=True)
@@ -37,54 +40,70 @@ class Targets:
         return np.stack([self.shards[shard][row] for shard, row in self.places[rows]]).astype(np.float32)
 
 
-def embed_corpus(
-    teacher: Encoder,
-    sentences: Sequence[str],
-    cache: Path,
-    *,
-    batch_size: int = 64,
-    precision: str = "float32",
-    progress: str = "",
-) -> Targets:
-    """Return the teacher's vectors of these sentences, embedding only those the cache lacks.
+def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *, progress: str = "") -> Targets:
+    """Return a teacher's unit vectors of these sentences, computing only those the cache lacks.
 
-    Each finished shard is written whole; an interrupted call loses at most one shard of work.
+    Each finished shard is written whole; an interrupted call loses at most one shard of work. `progress` names a
+    progress bar; empty: none. Raises InputError: vectors that are not to be had, or not what the source promises.
     """
-    folder = cache / f"{fingerprint(teacher)}-{precision}"
+    folder = cache / source.fingerprint
     keys = sentence_keys(sentences)
     known = read_keys(folder)
-    missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
+    missing = {key: sentence for key, sentence in zip(keys, sentences, strict=True) if key not in known}
     if missing:
         log.info("targets: %d of %d sentences to embed, into %s", len(missing), len(sentences), folder)
-    with tqdm(total=len(missing), desc=progress, unit=" sentences", disable=not progress) as bar:
-        for start in range(0, len(missing), SHARD):
-            rows = missing[start : start + SHARD]
-            vectors = embed(teacher, [sentences[row] for row in rows], batch_size=batch_size, precision=precision)
-            write_shard(folder, [keys[row] for row in rows], vectors)
-            bar.update(len(rows))
+        write_vectors(source, missing, folder, cache, progress)
     return open_targets(folder, keys)
 
 
-def fingerprint(teacher: Encoder) -> str:
-    """Return a hash of everything a sentence vector depends on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(teacher.model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    settings = teacher.transformer.config.to_diff_dict()
-    tokenizer = json.loads(teacher.tokenizer.backend_tokenizer.to_str())
-    modules = [repr(module) for module in list(teacher.model)[1:]]
-    content = [without(settings, PROVENANCE), without(tokenizer, LAST_CALL), modules]
-    digest.update(json.dumps([*content, teacher.max_length, teacher.uses_pooler], sort_keys=True).encode())
-    return digest.hexdigest()[:32]
+def write_vectors(source: VectorSource, sentences: dict[bytes, str], folder: Path, cache: Path, progress: str) -> None:
+    keys, texts = list(sentences.keys()), list(sentences.values())
+    compute = make_computer(source, texts, cache, progress)
+    with tqdm(total=len(keys), desc=progress, unit=" sentences", disable=not progress) as bar:
+        for start in range(0, len(keys), SHARD):
+            rows = np.arange(start, min(start + SHARD, len(keys)))
+            units = scale_to_units(compute(rows), source, texts[start : start + SHARD])
+            write_shard(folder, keys[start : start + SHARD], units)
+            bar.update(len(rows))
 
 
-PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")  # of a config
-LAST_CALL = ("truncation", "padding")  # of a tokenizer: what it was last called with
+def make_computer(
+    source: VectorSource, sentences: list[str], cache: Path, progress: str
+) -> Callable[[np.ndarray], Any]:
+    """Return what gives the vectors of some rows of `sentences`; joined sources take them from their parts' files."""
+    check_known(source, sentences)
+    if not isinstance(source, JoinedSources):
+        return lambda rows: source.encode([sentences[row] for row in rows])
+    parts = [embed_corpus(part, sentences, cache, progress=progress and part.name) for part in source.parts]
+    return lambda rows: source.join([part[rows] for part in parts])
 
 
-def without(data: dict[str, object], keys: Sequence[str]) -> dict[str, object]:
-    return {key: value for key, value in data.items() if key not in keys}
+def combine_sources(
+    sources: Sequence[VectorSource],
+    weights: Sequence[float],
+    sentences: Sequence[str],
+    cache: Path,
+    *,
+    dimension: int,
+    progress: str = "",
+) -> VectorSource:
+    """Return weighted sources as one of `dimension`: rotated or padded to it, as `join_sources` says.
+
+    The rotation is fitted on sentences taken evenly from those given, whose vectors are computed here and filed. A
+    source of weight 0 is left out; one that alone has the dimension already is returned as it is. Raises InputError:
+    no weight is positive, or vectors as in `embed_corpus`.
+    """
+    weighted = [(source, weight) for source, weight in zip(sources, weights, strict=True) if weight > 0]
+    if not weighted:
+        raise InputError("teacher: the weight of every teacher is 0")
+    if len(weighted) == 1 and weighted[0][0].dimension == dimension:
+        return weighted[0][0]
+    rows = np.linspace(0, len(sentences) - 1, min(len(sentences), SAMPLE)).astype(np.int64)
+    sample = [sentences[row] for row in rows]
+    parts = [source for source, _ in weighted]
+    targets = [embed_corpus(part, sample, cache, progress=progress and part.name) for part in parts]
+    vectors = [part[np.arange(len(sample))] for part in targets]
+    return join_sources(parts, [weight for _, weight in weighted], vectors, dimension=dimension)
 
 
 def sentence_keys(sentences: Sequence[str]) -> list[bytes]:

@@ -37,6 +37,7 @@ from secateur.scores import (
 from secateur.selection import Kept, choose_kept
 from secateur.slicing import slice_encoder
 from secateur.targets import Targets, embed_corpus
+from secateur.teachers import EncoderSource
 from secateur.tracking import RunLog, open_log
 
 log = logging.getLogger(__name__)
@@ -137,11 +138,8 @@ def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: 
     if experiment.distillation.matching == "tokens":
         return None
     with stage("targets"):
-        return embed_corpus(
-            teacher, [*rows.en, *rows.ru], cache / "targets",
-            precision=pick_precision(experiment.distillation.precision, teacher.device),
-            progress="teacher's vectors",
-        )  # fmt: skip
+        source = EncoderSource(teacher, pick_precision(experiment.distillation.precision, teacher.device))
+        return embed_corpus(source, [*rows.en, *rows.ru], cache / "targets", progress="teacher's vectors")
 
 
 def finish(

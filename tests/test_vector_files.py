@@ -1,0 +1,74 @@
+"""Vectors computed elsewhere: found by their sentence, filed under their content, refused in one line."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import WriteVectors
+
+from secateur.config import InputError
+from secateur.targets import embed_corpus
+from secateur.vector_files import load_vectors
+
+
+def test_stored_vectors_are_found_by_their_sentence(write_vectors: WriteVectors, tmp_path: Path) -> None:
+    vectors = np.array([[1, 0], [0, 2], [3, 4], [5, 0]], np.float16)
+    source = load_vectors(*write_vectors(vectors, "one\r\ntwo  words\nthree\none\n"))
+    assert isinstance(source.vectors, np.memmap)
+    made = embed_corpus(source, ["three", "two words", "one", "three"], tmp_path / "cache")
+    np.testing.assert_allclose(made[range(4)], [[0.6, 0.8], [0, 1], [1, 0], [0.6, 0.8]], atol=2**-11)
+
+
+def test_stored_vectors_are_filed_under_their_content(write_vectors: WriteVectors) -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    prints = {load_vectors(*write_vectors(vectors)).fingerprint, load_vectors(*write_vectors(vectors)).fingerprint}
+    assert len(prints) == 1
+    prints.add(load_vectors(*write_vectors(vectors[::-1])).fingerprint)
+    prints.add(load_vectors(*write_vectors(vectors, "one\nthree\ntwo")).fingerprint)
+    assert len(prints) == 3
+
+
+OBJECTS = np.array([{"a": 1}], object)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "text", "complaint"),
+    [
+        (np.eye(2), "one\ntwo\nthree\n", r"v\.npy: 2 vectors, but .*s\.txt has 3 sentences"),
+        (
+            np.array([[1.0], [np.nan], [1.0]]),
+            "one\ntwo\nthree\n",
+            r"row 1, counted from 0, is not finite; line 2 of .*s\.",
+        ),
+        (np.array([[1.0], [1.0], [0.0]]), "one\ntwo\nthree\n", r"v\.npy: row 2, counted from 0, is all zeros; line 3"),
+        (np.ones(3), "one\ntwo\nthree\n", r"v\.npy: an array of shape \(3,\), not \[sentences, dimension\]"),
+        (np.ones((3, 0)), "one\ntwo\nthree\n", r"v\.npy: an array of shape \(3, 0\)"),
+        (np.ones((3, 2), int), "one\ntwo\nthree\n", r"v\.npy: an array of int64, not of floating-point"),
+        (OBJECTS, "one\n", r"v\.npy: not a whole \.npy file of numbers"),
+        (pickle.dumps([1.0]), "one\n", r"v\.npy: not a whole \.npy file of numbers"),
+        (b"", "one\n", r"v\.npy: not a whole \.npy file of numbers"),
+        (b"PK\x03\x04 not an archive", "one\n", r"v\.npy: not a whole \.npy file of numbers"),
+        (None, "one\n", r"v\.npy: no such file"),
+        (np.eye(2), b"one\ntw\xff\n", r"s\.txt: line 2 is not UTF-8"),
+        (np.eye(2), "", r"s\.txt: empty"),
+    ],
+)
+def test_files_that_are_no_vectors_are_refused_in_one_line(
+    vectors: Any, text: str | bytes, complaint: str, write_vectors: WriteVectors
+) -> None:
+    with pytest.raises(InputError, match=complaint) as refused:
+        load_vectors(*write_vectors(vectors, text))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_cut_off_file_and_a_folder_are_refused(write_vectors: WriteVectors, tmp_path: Path) -> None:
+    vectors, sentences = write_vectors(np.eye(3))
+    vectors.write_bytes(vectors.read_bytes()[:-8])
+    with pytest.raises(InputError, match="not a whole"):
+        load_vectors(vectors, sentences)
+    with pytest.raises(InputError, match="Is a directory"):
+        load_vectors(tmp_path, sentences)
+    with pytest.raises(InputError, match=r"nowhere\.txt: no such file"):
+        load_vectors(vectors, tmp_path / "nowhere.txt")
