@@ -118,11 +118,16 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_train(options: argparse.Namespace) -> None:
-    experiment = load_run(options.recipe, options.overrides)
-    from secateur.train import Places, train
+    run = load_run(options.recipe, options.overrides)
+    from secateur.create import create
+    from secateur.runs import Places
+    from secateur.train import train
 
-    places = Places(run=options.recipe.parent / experiment.name, models=options.models, cache=options.cache)
-    train(experiment, places, resume=options.resume)
+    places = Places(run=options.recipe.parent / run.name, models=options.models, cache=options.cache)
+    if isinstance(run, config.Making):
+        create(run, places, resume=options.resume)
+    else:
+        train(run, places, resume=options.resume)
 
 
 def say_resume(options: argparse.Namespace) -> str:

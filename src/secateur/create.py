@@ -1,5 +1,135 @@
 """One run that makes a new encoder: a body and a vocabulary, distilled from the vectors of other encoders.
 
 What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, table.txt) and
-models/NAME/.
+models/NAME/. The teachers' vectors are kept in the cache.
 """
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from secateur.config import InputError, Making
+from secateur.corpus import ParallelCorpus, load_corpus
+from secateur.distillation import distill
+from secateur.encodechka import score_encodechka
+from secateur.encoder import Encoder, pick_device, pick_precision, save_encoder
+from secateur.files import write_json, write_text
+from secateur.leaderboard import SENTENCE_TASKS, Scores, dump_scores
+from secateur.report import format_benchmark, format_stages, write_making_card
+from secateur.runs import Places, find_step, open_run, rows_to_train, stage
+from secateur.scores import (
+    HeldOut,
+    benchmark_curve,
+    find_benchmark,
+    judge,
+    name_scores,
+    score_encoder,
+    score_stages,
+)
+from secateur.students import make_student
+from secateur.targets import combine_sources, embed_corpus
+from secateur.teachers import VectorSource, load_sources
+from secateur.tracking import RunLog, open_log
+from secateur.validation import retrieval
+
+log = logging.getLogger(__name__)
+
+
+def create(making: Making, places: Places, *, resume: bool = False) -> None:
+    """Run every stage of `making`, or with `resume` those that are not done yet, and print the result table."""
+    if making.distillation.matching == "tokens":
+        raise InputError("distillation.matching: tokens needs a teacher's hidden states; here embedding is to be had")
+    device = pick_device(making.device)
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=12))
+    with state.main_process_first():
+        if state.is_main_process:
+            open_run(making, places, resume=resume)
+        set_seed(making.seed)
+        data = find_benchmark(making.encodechka, places.cache)
+        with stage("corpus"):
+            corpus = load_corpus(making.corpus, places.cache)
+        with stage("student"):
+            sentences = [*corpus.train.en, *corpus.train.ru]
+            student = make_student(making.student, sentences, places.cache, seed=making.seed)
+            student.model.to(device)
+        rows = rows_to_train(corpus.train, making.distillation)
+        with stage("targets"):
+            teacher = open_teacher(making, sentences, places.cache / "targets", student, device=device)
+            targets = embed_corpus(teacher, [*rows.en, *rows.ru], places.cache / "targets", progress="vectors")
+            held_out = hold_out(teacher, corpus, making, places.cache / "targets")
+    step = find_step(places.run) if resume else None
+    with open_log(making, places.run, resume_step=step) as run_log:
+        with stage("distillation"):
+            result = distill(
+                student, rows, targets, making.distillation, folder=places.run, seed=making.seed,
+                validate=judge(held_out.first(making.validation.during), making.validation.batch_size),
+                log_metrics=run_log.metrics, resume=step is not None,
+                callbacks=benchmark_curve(data, making, run_log),
+            )  # fmt: skip
+        log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
+        if state.is_main_process:
+            finish(result.encoder, teacher, held_out, data, making, places, run_log, step=result.step)
+
+
+def open_teacher(making: Making, sentences: list[str], cache: Path, student: Encoder, *, device: str) -> VectorSource:
+    """Return the recipe's teachers as one, of the student's dimension."""
+    precision = pick_precision(making.distillation.precision, student.device)
+    sources = load_sources(making.teacher, device=device, precision=precision)
+    weights = [settings.weight for settings in making.teacher]
+    return combine_sources(sources, weights, sentences, cache, dimension=student.dimension, progress="vectors")
+
+
+def hold_out(teacher: VectorSource, corpus: ParallelCorpus, making: Making, cache: Path) -> HeldOut:
+    count = making.validation.pairs
+    en, ru = corpus.held_out.en[:count], corpus.held_out.ru[:count]
+    vectors = embed_corpus(teacher, [*en, *ru], cache)[np.arange(2 * len(en))]
+    return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
+
+
+def finish(
+    student: Encoder,
+    teacher: VectorSource,
+    held_out: HeldOut,
+    data: Path | None,
+    making: Making,
+    places: Places,
+    run_log: RunLog,
+    *,
+    step: int,
+) -> None:
+    """Save the student, score it and its teacher, print and keep the tables."""
+    with stage("scores"):
+        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, making)]
+        scores = score_both(student, teacher, data, making)
+    folder = places.models / making.name
+    save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores))
+    record = {"step": step, "stages": rows, "encodechka": {name: dump_scores(s) for name, s in scores.items()}}
+    write_json(places.run / "scores.json", record)
+    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
+    write_text(places.run / "table.txt", text + "\n")
+    run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
+    for name, of_stage in scores.items():
+        run_log.metrics(name_scores(f"encodechka, {name}", of_stage), step)
+    run_log.table("stages", rows)
+    run_log.model(folder)
+    log.info("the student is in %s", folder)
+    print(f"\n{text}")
+
+
+def judge_teacher(held_out: HeldOut) -> dict[str, Any]:
+    """Return the teacher's row of the stage table; what a black box weighs and takes is not known."""
+    en, ru = held_out.teacher_en, held_out.teacher_ru
+    return {"stage": "teacher", "cosine": 1.0, "en_ru": retrieval(en, ru), "ru_en": retrieval(ru, en)}
+
+
+def score_both(student: Encoder, teacher: VectorSource, data: Path | None, making: Making) -> dict[str, Scores]:
+    if data is None:
+        return {}
+    tasks = [task for task in making.encodechka.tasks if task in SENTENCE_TASKS]
+    of_teacher = score_encodechka(teacher, data, tasks=tasks, own_only=True, progress="encodechka, teacher")
+    return {"teacher": of_teacher, "student": score_encoder(student, data, making.encodechka, name="student")}

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from secateur.config import Experiment, dump_run
+from secateur.config import Experiment, Making, Run, dump_run
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.saliency import Saliency
 from secateur.selection import Kept
@@ -29,7 +29,7 @@ STAGE_COLUMNS = {
 def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the stage table: parameters, MB (as saved), ms (batch 1), held-out cosine to the teacher, retrieval."""
     header = [title for title, _ in STAGE_COLUMNS.values()]
-    cells = [[form.format(row[key]) for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
+    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
     return format_table([header, *cells])
 
 
@@ -97,23 +97,41 @@ def draw_saliency(saliency: Saliency, kept: Kept) -> Figure:
 
 def write_card(experiment: Experiment, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores]) -> str:
     """Return the student's README.md, from measured numbers only."""
-    student = rows[-1]
+    text = f"""An English-Russian sentence encoder of {rows[-1]["parameters"]:,} parameters, cut from
+{experiment.teacher.model} ({rows[0]["parameters"]:,}) with secateur: heads kept {experiment.budget.heads}, neurons kept
+{experiment.budget.neurons}, repaired in closed form, distilled for {experiment.distillation.steps} steps."""
+    first = "import secateur  # registers the pruned model type; without it pass trust_remote_code=True\n"
+    return fill_card(experiment, text, rows, scores, tag="pruned", first=first)
+
+
+def write_making_card(
+    making: Making, teacher: str, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores]
+) -> str:
+    """Return the README.md of an encoder made from others' vectors, from measured numbers only."""
+    student = making.student
+    start = student.body.model or (student.body.wheel and student.body.wheel.name) if student.body else "random weights"
+    words = f"{student.vocabulary.size:,} new word pieces" if student.vocabulary else "its own word pieces"
+    text = f"""An English-Russian sentence encoder of {rows[-1]["parameters"]:,} parameters, made with secateur:
+{start} with {words}, distilled for {making.distillation.steps} steps from the vectors of {teacher}."""
+    return fill_card(making, text, rows, scores, tag="distilled", first="")
+
+
+def fill_card(
+    run: Run, text: str, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores], *, tag: str, first: str
+) -> str:
     benchmark = f"\n```\n{format_benchmark(scores)}\n```\n" if scores else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 language: [en, ru]
-tags: [sentence-transformers, feature-extraction, pruned]
+tags: [sentence-transformers, feature-extraction, {tag}]
 ---
-# {experiment.name}
+# {run.name}
 
-An English-Russian sentence encoder of {student["parameters"]:,} parameters, cut from {experiment.teacher.model}
-({rows[0]["parameters"]:,}) with secateur: heads kept {experiment.budget.heads}, neurons kept
-{experiment.budget.neurons}, repaired in closed form, distilled for {experiment.distillation.steps} steps.
+{text}
 
 ```python
-import secateur  # registers the pruned model type; without it pass trust_remote_code=True
-from sentence_transformers import SentenceTransformer
+{first}from sentence_transformers import SentenceTransformer
 
 vectors = SentenceTransformer("PATH").encode(["Hello, world", "Привет, мир"])
 ```
@@ -127,7 +145,7 @@ Held-out pairs: cosine to the teacher, and retrieval of each sentence's translat
 <details><summary>Recipe</summary>
 
 ```json
-{json.dumps(dump_run(experiment) | {"corpus": "not repeated here"}, indent=2, ensure_ascii=False)}
+{json.dumps(dump_run(run) | {"corpus": "not repeated here"}, indent=2, ensure_ascii=False)}
 ```
 </details>
 """

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
-from secateur.config import Experiment
+from secateur.config import Run
 from secateur.corpus import ParallelCorpus
 from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.encodechka import score_encodechka
@@ -57,7 +57,7 @@ def judge(held_out: HeldOut, batch_size: int) -> Callable[[Encoder], dict[str, f
     return score
 
 
-def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Experiment) -> list[dict[str, Any]]:
+def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Run) -> list[dict[str, Any]]:
     """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways."""
     score = judge(held_out, experiment.validation.batch_size)
     timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
@@ -102,7 +102,7 @@ def score_encoder(
         )  # fmt: skip
 
 
-def benchmark_curve(data: Path | None, experiment: Experiment, run_log: RunLog) -> tuple[TrainerCallback, ...]:
+def benchmark_curve(data: Path | None, experiment: Run, run_log: RunLog) -> tuple[TrainerCallback, ...]:
     """Return what reports the benchmark while training, if that is asked for. Nothing is chosen by it."""
     every = experiment.tracking.encodechka_every
     if not every or data is None:

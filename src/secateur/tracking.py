@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import is_zipfile
 
-from secateur.config import Experiment, dump_run
+from secateur.config import Run, dump_run
 from secateur.files import write_text
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class RunLog:
 
 
 @contextmanager
-def open_log(experiment: Experiment, folder: Path, *, resume_step: int | None = None) -> Iterator[RunLog]:
+def open_log(experiment: Run, folder: Path, *, resume_step: int | None = None) -> Iterator[RunLog]:
     """Yield the log of a run whose record is `folder`; close it when the block ends.
 
     A resumed run goes on in the metrics.jsonl it finds, cut behind `resume_step`; any other starts a new one.
@@ -158,7 +158,7 @@ def report_scalars(task: "Task", values: Mapping[str, float | None], step: int) 
             task.get_logger().report_scalar(plot, series or plot, value, step)
 
 
-def start_task(experiment: Experiment, folder: Path) -> "Task | None":
+def start_task(experiment: Run, folder: Path) -> "Task | None":
     """Return a task on the server if there is one to be had, else in an offline session under `folder`."""
     try:
         from clearml import Task
@@ -226,7 +226,7 @@ def go_offline(folder: Path) -> None:
     config_obj.set_overrides({"sdk": {"development": {"report_use_subprocess": False}}})
 
 
-def init_task(experiment: Experiment) -> "Task":
+def init_task(experiment: Run) -> "Task":
     """Begin a task that records what it is told, and the log's words; the terminal stays as it is."""
     from clearml import Task
 
