@@ -4,7 +4,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,15 @@ def keep_all(encoder: Encoder) -> Kept:
     layers = len(find_layers(encoder.transformer))
     heads = settings.hidden_size // head_size(settings)
     return Kept(heads=(tuple(range(heads)),) * layers, neurons=(tuple(range(width)),) * layers)
+
+
+def put_wheel(cache: Path, files: Mapping[str, str | bytes]) -> config.Wheel:
+    """Put a wheel with these files where a fetched one lies in a cache."""
+    path = cache / "wheels" / "toy.whl"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    pinned = sha256(path.read_bytes()).hexdigest()
+    path.rename(path.with_name(f"{pinned}.whl"))
+    return config.Wheel("toy", "1.0", pinned)

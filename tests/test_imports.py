@@ -8,7 +8,7 @@ from conftest import ROOT
 
 # In reading order; a module may import what stands above it.
 ORDER = (
-    "config", "files",
+    "config", "files", "wheels",
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
     "saliency", "selection", "slicing", "repair", "distillation",
@@ -21,7 +21,16 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", 
 LIGHT = ("__init__", "config", "files", "cli")
 
 # Functions that are a stage of the pipeline; stages do not call each other.
-STAGES = ("measure_saliency", "choose_kept", "slice_encoder", "repair", "distill", "embed_corpus", "load_corpus")
+STAGES = (
+    "measure_saliency",
+    "choose_kept",
+    "slice_encoder",
+    "repair",
+    "distill",
+    "embed_corpus",
+    "load_corpus",
+    "make_student",
+)
 CALLERS = {"bench", "scores", "infer", "train", "create", "cli"}
 
 

@@ -2,6 +2,7 @@
 
 config, corpus      a recipe; parallel sentences, cleaned and split by hash
 modeling, encoder   encoders with their own head and neuron counts in each layer; sentences to unit vectors
+vocabulary, students        word pieces for a corpus; new encoders out of old layers, or of a shape
 losses, teachers, targets   what a student is measured by; whatever gives vectors; that of every sentence, once
 saliency, selection first-order Taylor scores per head and neuron; a budget turned into the indices that survive
 slicing, repair     cut the weights; refit the output projections in closed form

