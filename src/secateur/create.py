@@ -55,8 +55,7 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
             corpus = load_corpus(making.corpus, places.cache)
         with stage("student"):
             sentences = [*corpus.train.en, *corpus.train.ru]
-            student = make_student(making.student, sentences, places.cache, seed=making.seed)
-            student.model.to(device)
+            student = make_student(making.student, sentences, places.cache, seed=making.seed, device=device)
         rows = rows_to_train(corpus.train, making.distillation)
         with stage("targets"):
             teacher = open_teacher(making, sentences, places.cache / "targets", student, device=device)
