@@ -1,17 +1,14 @@
 """Whole runs on a toy, as a user starts them: the command line in a process of its own."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import command, quiet_environment, read_curve, run, wait_for
 from conftest import SENTENCES
 from safetensors.numpy import load_file
 
@@ -42,25 +39,6 @@ def bench(tmp_path: Path, teacher: Encoder) -> Path:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     return tmp_path
-
-
-def command(*words: str, launcher: tuple[str, ...] = ("-m", "secateur.cli")) -> list[str]:
-    return [sys.executable, *launcher, *words]
-
-
-def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, cwd=folder, env=quiet_environment(folder), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def quiet_environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def read_curve(folder: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
 
 
 def test_a_run_leaves_its_record_its_student_and_a_table(bench: Path) -> None:
@@ -105,14 +83,6 @@ def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(bench: Path) ->
     resumed = load_file(bench / "models" / "toy" / "model.safetensors")
     assert all(np.array_equal(value, resumed[name]) for name, value in expected.items())
     assert read_curve(bench / "runs" / "toy", "train/loss") == read_curve(bench / "runs" / "whole", "train/loss")
-
-
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_two_processes_give_the_loss_curve_of_one(bench: Path) -> None:
