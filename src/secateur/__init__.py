@@ -4,7 +4,7 @@ config, corpus      a recipe; parallel sentences, cleaned and split by hash
 modeling, encoder   encoders with their own head and neuron counts in each layer; sentences to unit vectors
 losses, targets     what a student is measured by; the teacher's vector of every sentence, computed once
 saliency, selection first-order Taylor scores per head and neuron; a budget turned into the indices that survive
-slicing, repair     cut the weights; refit the output projections in closed form
+slicing, repair     cut the weights; refit what is left in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
 scores, infer, train, cli           what encoders are worth; the stages in order; the commands
