@@ -7,6 +7,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -228,9 +229,10 @@ PRUNE_OPTIONS = {
 
 def name_option(message: str) -> str:
     """Name the option where a message names the key that it sets."""
-    text = message.removeprefix("options: ")
-    key, colon, reason = text.partition(": ")
-    return f"{PRUNE_OPTIONS[key]}: {reason}" if colon and key in PRUNE_OPTIONS else text
+    message = message.removeprefix("options: ")
+    for key, option in PRUNE_OPTIONS.items():
+        message = re.sub(rf"\b{re.escape(key)}:", f"{option}:", message)
+    return message
 
 
 def is_replaceable(folder: Path) -> bool:
