@@ -108,9 +108,11 @@ def test_prune_writes_a_student_and_refuses_what_it_cannot_do(place: Path, capsy
     assert main([*words, "small", "--held-out", "0.3"]) == 0
     assert "repaired" in capsys.readouterr().out
     assert (place / "small" / "modeling.py").is_file()
-    assert "budget.heads" in refuse(
-        capsys, "prune", "teacher", "--keep-heads", "50", "--pairs", "pairs.tsv", "--out", "x"
-    )
+    for fraction in ("50", "0"):
+        refused = refuse(capsys, *words, "x", "--held-out", "0.3", "--keep-heads", fraction)
+        assert "--keep-heads: " in refused
+        assert "budget" not in refused
+    assert "(--held-out: 0.05)" in refuse(capsys, *words, "x")
     (place / "mine").mkdir()
     (place / "mine" / "notes.txt").write_text("keep me")
     assert "mine is there already" in refuse(capsys, *words, "mine")

@@ -5,7 +5,7 @@ modeling, encoder   encoders with their own head and neuron counts in each layer
 vocabulary, students        word pieces for a corpus; new encoders out of old layers, or of a shape
 losses, teachers, targets   what a student is measured by; whatever gives vectors; that of every sentence, once
 saliency, selection first-order Taylor scores per head and neuron; a budget turned into the indices that survive
-slicing, repair     cut the weights; refit the output projections in closed form
+slicing, repair     cut the weights; refit what is left in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
 scores, infer, train, cli           what encoders are worth; the stages in order; the commands

@@ -7,6 +7,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -187,6 +188,13 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(options.pairs)} files")
     if options.out.exists() and not is_replaceable(options.out):
         raise InputError(f"--out: {options.out} is there already and is not a model folder")
+    try:
+        prune_as_told(options)
+    except InputError as error:
+        raise InputError(name_option(str(error))) from None
+
+
+def prune_as_told(options: argparse.Namespace) -> None:
     file = options.pairs[0] if len(options.pairs) == 1 else options.pairs
     experiment = build_experiment(
         {
@@ -210,6 +218,26 @@ def run_prune(options: argparse.Namespace) -> None:
     from secateur.train import prune
 
     prune(experiment, options.out, cache=options.cache)
+
+
+PRUNE_OPTIONS = {
+    "budget.heads": "--keep-heads",
+    "budget.neurons": "--keep-neurons",
+    "budget.multiple": "--multiple",
+    "corpus.held_out": "--held-out",
+    "repair.sentences": "--repair-sentences",
+    "saliency.pairs": "--saliency-pairs",
+    "seed": "--seed",
+    "teacher.model": "model",
+}
+
+
+def name_option(message: str) -> str:
+    """Name the option where a message names the key that it sets."""
+    message = message.removeprefix("options: ")
+    for key, option in PRUNE_OPTIONS.items():
+        message = re.sub(rf"\b{re.escape(key)}:", f"{option}:", message)
+    return message
 
 
 def is_replaceable(folder: Path) -> bool:
