@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from secateur.config import Experiment, InputError, build_experiment, dump_run, load_run
+from secateur.config import InputError, Run, build_experiment, dump_run, load_run
 
 RECIPE = """
 teacher: {model: models/toy}
@@ -129,4 +129,4 @@ def test_a_recipe_cannot_be_changed_once_read(recipe: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
-    assert isinstance(load_run(path), Experiment)
+    assert isinstance(load_run(path), Run)
