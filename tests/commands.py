@@ -7,6 +7,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from conftest import SENTENCES
+
+from secateur.encoder import Encoder, save_encoder
+
+QUIET: dict[str, Any] = {"validation": {"pairs": 16}, "encodechka": {"tasks": []}, "tracking": {"to": "none"}}
+
+
+def put_teacher_and_pairs(folder: Path, teacher: Encoder) -> None:
+    """Write what a toy recipe names: `teacher`, a model folder, and `pairs.tsv`."""
+    save_encoder(teacher, folder / "teacher")
+    rows = [f"{en}\t{ru}" for en, ru in SENTENCES]
+    (folder / "pairs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def command(*words: str, launcher: tuple[str, ...] = ("-m", "secateur.cli")) -> list[str]:

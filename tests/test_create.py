@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import command, quiet_environment, read_curve, run, wait_for
+from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
 from conftest import SENTENCES
 from safetensors.numpy import load_file
 
-from secateur.encoder import Encoder, embed, save_encoder
+from secateur.encoder import Encoder, embed
 
 RECIPE: dict[str, Any] = {
     "teacher": {"model": "teacher"},
@@ -22,18 +22,14 @@ RECIPE: dict[str, Any] = {
         "steps": 60, "batch_size": 8, "learning_rate": 3e-3, "embedding_learning_rate": 1e-2, "w_similarity": 0.0,
         "w_output": 1.0, "evaluate_every": 20,
     },
-    "validation": {"pairs": 16},
-    "encodechka": {"tasks": []},
-    "tracking": {"to": "none"},
+    **QUIET,
 }  # fmt: skip
 
 
 @pytest.fixture
 def bench(tmp_path: Path, teacher: Encoder) -> Path:
     """A folder with a toy teacher of 32 dimensions, a corpus, and recipes for a student of 24."""
-    save_encoder(teacher, tmp_path / "teacher")
-    rows = [f"{en}\t{ru}" for en, ru in SENTENCES]
-    (tmp_path / "pairs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    put_teacher_and_pairs(tmp_path, teacher)
     write_recipe(tmp_path, "toy")
     return tmp_path
 

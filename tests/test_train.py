@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import command, quiet_environment, read_curve, run, wait_for
-from conftest import SENTENCES
+from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
 from safetensors.numpy import load_file
 
-from secateur.encoder import Encoder, save_encoder
+from secateur.encoder import Encoder
 
 RECIPE: dict[str, Any] = {
     "corpus": {"held_out": 0.3, "min_words": 2},
@@ -23,18 +22,14 @@ RECIPE: dict[str, Any] = {
         "steps": 50, "batch_size": 8, "learning_rate": 1e-3, "w_similarity": 0.1, "w_output": 1.0,
         "evaluate_every": 10,
     },
-    "validation": {"pairs": 16},
-    "encodechka": {"tasks": []},
-    "tracking": {"to": "none"},
+    **QUIET,
 }  # fmt: skip
 
 
 @pytest.fixture
 def bench(tmp_path: Path, teacher: Encoder) -> Path:
     """A folder with a toy teacher, a corpus and a recipe."""
-    save_encoder(teacher, tmp_path / "teacher")
-    rows = [f"{en}\t{ru}" for en, ru in SENTENCES]
-    (tmp_path / "pairs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    put_teacher_and_pairs(tmp_path, teacher)
     recipe = RECIPE | {"teacher": {"model": "teacher"}, "corpus": RECIPE["corpus"] | {"files": ["pairs.tsv"]}}
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "toy.yaml").write_text(json.dumps(recipe), encoding="utf-8")

@@ -17,17 +17,15 @@ from secateur.config import InputError, Making
 from secateur.corpus import ParallelCorpus, load_corpus
 from secateur.distillation import distill
 from secateur.encodechka import score_encodechka
-from secateur.encoder import Encoder, pick_device, pick_precision, save_encoder
-from secateur.files import write_json, write_text
-from secateur.leaderboard import SENTENCE_TASKS, Scores, dump_scores
-from secateur.report import format_benchmark, format_stages, write_making_card
-from secateur.runs import Places, find_step, open_run, rows_to_train, stage
+from secateur.encoder import Encoder, pick_device, save_encoder
+from secateur.leaderboard import SENTENCE_TASKS, Scores
+from secateur.report import write_making_card
+from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
 from secateur.scores import (
     HeldOut,
     benchmark_curve,
     find_benchmark,
     judge,
-    name_scores,
     score_encoder,
     score_stages,
 )
@@ -77,8 +75,7 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
 
 def open_teacher(making: Making, sentences: list[str], cache: Path, student: Encoder, *, device: str) -> VectorSource:
     """Return the recipe's teachers as one, of the student's dimension."""
-    precision = pick_precision(making.distillation.precision, student.device)
-    sources = load_sources(making.teacher, device=device, precision=precision)
+    sources = load_sources(making.teacher, device=device, precision=making.distillation.precision)
     weights = [settings.weight for settings in making.teacher]
     return combine_sources(sources, weights, sentences, cache, dimension=student.dimension, progress="vectors")
 
@@ -107,17 +104,7 @@ def finish(
         scores = score_both(student, teacher, data, making)
     folder = places.models / making.name
     save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores))
-    record = {"step": step, "stages": rows, "encodechka": {name: dump_scores(s) for name, s in scores.items()}}
-    write_json(places.run / "scores.json", record)
-    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
-    write_text(places.run / "table.txt", text + "\n")
-    run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
-    for name, of_stage in scores.items():
-        run_log.metrics(name_scores(f"encodechka, {name}", of_stage), step)
-    run_log.table("stages", rows)
-    run_log.model(folder)
-    log.info("the student is in %s", folder)
-    print(f"\n{text}")
+    keep_results(rows, scores, places, run_log, student=folder, step=step)
 
 
 def judge_teacher(held_out: HeldOut) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,11 @@ from secateur import config
 from secateur.config import InputError, Run, build_run, dump_run
 from secateur.corpus import Pairs
 from secateur.distillation import find_checkpoint
-from secateur.files import write_json
+from secateur.files import write_json, write_text
+from secateur.leaderboard import Scores, dump_scores
+from secateur.report import format_benchmark, format_stages
+from secateur.scores import name_scores
+from secateur.tracking import RunLog
 
 log = logging.getLogger(__name__)
 
@@ -79,3 +83,26 @@ def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
 def find_step(run: Path) -> int | None:
     checkpoint = find_checkpoint(run / "checkpoints")
     return int(checkpoint.rpartition("-")[2]) if checkpoint else None
+
+
+def keep_results(
+    rows: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Scores],
+    places: Places,
+    run_log: RunLog,
+    *,
+    student: Path,
+    step: int,
+) -> None:
+    """Keep, report and print a run's tables; `student` is its folder, the last row and the last scores are its own."""
+    record = {"step": step, "stages": rows, "encodechka": {name: dump_scores(of) for name, of in scores.items()}}
+    write_json(places.run / "scores.json", record)
+    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
+    write_text(places.run / "table.txt", text + "\n")
+    run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
+    for name, of_encoder in scores.items():
+        run_log.metrics(name_scores(f"encodechka, {name}", of_encoder), step)
+    run_log.table("stages", rows)
+    run_log.model(student)
+    log.info("the student is in %s", student)
+    print(f"\n{text}")

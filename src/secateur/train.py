@@ -18,11 +18,10 @@ from secateur.config import Experiment
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
 from secateur.distillation import distill
 from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
-from secateur.files import write_json, write_text
-from secateur.leaderboard import dump_scores
+from secateur.files import write_json
 from secateur.repair import repair
-from secateur.report import draw_saliency, format_benchmark, format_stages, write_card
-from secateur.runs import Places, find_step, open_run, rows_to_train, stage
+from secateur.report import draw_saliency, format_stages, write_card
+from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
 from secateur.scores import (
     HeldOut,
@@ -30,7 +29,6 @@ from secateur.scores import (
     embed_held_out,
     find_benchmark,
     judge,
-    name_scores,
     score_benchmark,
     score_stages,
 )
@@ -158,21 +156,7 @@ def finish(
         scores = score_benchmark(encoders, data, experiment.encodechka)
     folder = places.models / experiment.name
     save_encoder(encoders["distilled"], folder, card=write_card(experiment, rows, scores))
-    record = {
-        "step": step,
-        "stages": rows,
-        "encodechka": {name: dump_scores(of_stage) for name, of_stage in scores.items()},
-    }
-    write_json(places.run / "scores.json", record)
-    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
-    write_text(places.run / "table.txt", text + "\n")
-    run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
-    for name, of_stage in scores.items():
-        run_log.metrics(name_scores(f"encodechka, {name}", of_stage), step)
-    run_log.table("stages", rows)
-    run_log.model(folder)
-    log.info("the student is in %s", folder)
-    print(f"\n{text}")
+    keep_results(rows, scores, places, run_log, student=folder, step=step)
 
 
 def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:
