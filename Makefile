@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train infer test lint bench notebooks clean
+.PHONY: help install train teacher infer test lint bench notebooks clean
 
 # An asterisk or a bracket in OVERRIDES, DATA and ARGS is the user's, not the shell's: `set -f`.
 # `exec` leaves the program alone with Ctrl-C and gives make its exit code.
@@ -38,6 +38,10 @@ install: $(INSTALLED) ## create .venv and install the pinned requirements; PIP_F
 
 train: $(INSTALLED) ## run experiments/EXPERIMENT.yaml (mini-en-ru); OVERRIDES="key=value ..."; ARGS=--resume
 	$(RUN)/secateur train experiments/$(EXPERIMENT).yaml $(OVERRIDES) $(ARGS)
+
+teacher: $(INSTALLED) ## remake models/teacher-mini-en-ru, hours on 2 cores; OVERRIDES="corpus.files=[FILE]"; ARGS=--resume
+	@$(PIP) --no-build-isolation --editable '.[teacher]'
+	$(RUN)/secateur train experiments/teacher-mini-en-ru.yaml $(OVERRIDES) $(ARGS)
 
 infer: $(INSTALLED) ## score MODEL=models/NAME (the last run's) on encodechka; DATA=FOLDER where its files are
 	$(RUN)/secateur infer $(MODEL) $(if $(DATA),--data '$(DATA)') $(ARGS)

@@ -95,8 +95,8 @@ def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a recipe is a mapping of stages, this is NoneType"),
-        (b"- a\n- b\n", "a recipe is a mapping of stages, this is list"),
+        (b"", "a recipe is a mapping of keys, this is NoneType"),
+        (b"- a\n- b\n", "a recipe is a mapping of keys, this is list"),
         (b"seed: 1\nseed: 2\n", "not YAML: .*duplicate key"),
         (b"a: [", "not YAML: "),
         (b"\xff\xfe\x00", "not a UTF-8 text file"),
@@ -130,3 +130,17 @@ def test_a_recipe_cannot_be_changed_once_read(recipe: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
     assert isinstance(load_run(path), Run)
+
+
+def test_catalogs_may_be_a_list_in_a_file_beside_the_recipe(recipe: Path) -> None:
+    wheel = {"name": "rose", "version": "1.0", "sha256": "0" * 64}
+    override = ["corpus.catalogs=lists/two.yaml"]
+    path = recipe.parent / "lists" / "two.yaml"
+    with pytest.raises(InputError, match=r"two\.yaml: no such list of catalogs"):
+        load_run(recipe, override)
+    path.parent.mkdir()
+    path.write_text(json.dumps({"wheels": [wheel, {**wheel, "name": "lily"}]}))
+    assert [catalog.name for catalog in load_run(recipe, override).corpus.catalogs] == ["rose", "lily"]
+    path.write_text(json.dumps({"wheel": []}))
+    with pytest.raises(InputError, match="has the key wheels and no other"):
+        load_run(recipe, override)

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -223,6 +224,27 @@ def test_cap_keeps_a_fixed_part_of_a_source_and_leaves_others_alone(tmp_path: Pa
     assert everything(ten) <= everything(fifteen)
     with pytest.raises(InputError, match=r"max_per_source: no source wolves; there are tame, wild"):
         load(tmp_path, path, max_per_source={"wolves": 3})
+
+
+def test_an_asterisk_caps_every_source_not_named(tmp_path: Path) -> None:
+    counts = {"big": 40, "named": 30, "small": 3}
+    rows = [
+        (f"a {name} sentence {n}", f"{name} предложение {n} тут", name) for name, k in counts.items() for n in range(k)
+    ]
+    corpus = load(tmp_path, write_table(tmp_path / "pairs.tsv", rows), max_per_source={"*": 10, "named": 20})
+    kept = Counter([*corpus.train.source, *corpus.held_out.source])
+    assert kept == {"big": 10, "named": 20, "small": 3}
+
+
+def test_frequent_words_are_rows_that_are_no_pairs(tmp_path: Path) -> None:
+    pytest.importorskip("wordfreq", reason="the optional package wordfreq is not installed")
+    rows = [(f"the cat number {n}", f"кошка номер {n} тут", "cats") for n in range(40)]
+    corpus = load(tmp_path, write_table(tmp_path / "pairs.tsv", rows), words=50, min_words=1)
+    words = [row for row in zip(*vars(corpus.train).values(), strict=True) if row[2] == "wordfreq"]
+    assert len(words) == 50
+    assert not any(paired for *_, paired in words)
+    assert {"the", "и"} <= {word for en, ru, *_ in words for word in (en, ru)}
+    assert not any(" " in word for row in words for word in row[:2])
 
 
 def test_row_over_its_cap_does_not_hide_the_same_row_of_another_source(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
 from conftest import SENTENCES
 from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
 
 from secateur.encoder import Encoder, embed
 
@@ -59,6 +61,15 @@ def test_a_run_makes_an_encoder_that_comes_nearer_to_its_teacher(bench: Path) ->
     assert stages[0] == {"stage": "teacher", "cosine": 1.0} | {name: stages[0][name] for name in ("en_ru", "ru_en")}
     card = (bench / "models" / "toy" / "README.md").read_text()
     assert "150 new word pieces" in card
+
+
+def test_a_student_saved_as_float16_is_the_one_that_was_scored_and_loads_in_float32(bench: Path) -> None:
+    done = run(bench, command("train", "runs/toy.yaml", "distillation.steps=20", "student.saved_as=float16"))
+    weights = load_file(bench / "models" / "toy" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {np.dtype(np.float16)}
+    stock = SentenceTransformer(str(bench / "models" / "toy"), device="cpu")
+    assert next(stock.parameters()).dtype == torch.float32
+    assert "student" in done.stdout
 
 
 def test_vectors_from_elsewhere_teach_what_the_encoder_itself_teaches(bench: Path, teacher: Encoder) -> None:

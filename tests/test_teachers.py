@@ -18,6 +18,7 @@ from secateur.slicing import slice_encoder
 from secateur.targets import combine_sources, embed_corpus
 from secateur.teachers import (
     EncoderSource,
+    EnglishSource,
     JoinedSources,
     ModelSource,
     VectorSource,
@@ -236,20 +237,39 @@ def test_sentences_without_a_vector_are_counted_before_any_work(
     assert not slow.calls
 
 
+def test_a_teacher_of_english_gives_a_russian_sentence_the_vector_of_its_translation(
+    parts: list[Drawn], sentences: list[str], tmp_path: Path
+) -> None:
+    english = dict(zip(sentences[32:], sentences[:32], strict=True))
+    source = EnglishSource(parts[0], english)
+    np.testing.assert_array_equal(encode_units(source, sentences[32:]), encode_units(source, sentences[:32]))
+    parts[0].calls.clear()
+    made = embed_corpus(source, sentences, tmp_path)[range(64)]
+    np.testing.assert_array_equal(made[:32], made[32:])
+    assert sorted(parts[0].asked) == sorted(set(sentences[:32]))  # nothing is filed under Russian
+    joined = combine_sources([source, parts[1]], [1.0, 1.0], sentences, tmp_path, dimension=40)
+    both = embed_corpus(joined, sentences, tmp_path)[range(64)]
+    own = encode_units(parts[1], sentences)
+    expected = 0.5 + 0.5 * (own[:32] * own[32:]).sum(axis=1)
+    np.testing.assert_allclose((both[:32] * both[32:]).sum(axis=1), expected, atol=2e-3)
+    others = [EnglishSource(parts[0], {}), EnglishSource(parts[1], english)]
+    assert len({source.fingerprint, parts[0].fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
 def test_a_recipe_names_its_teachers(teacher: Encoder, write_vectors: WriteVectors, tmp_path: Path) -> None:
     vectors, sentences = map(str, write_vectors(np.eye(3)))
     save_encoder(teacher, tmp_path / "teacher")
     file = config.VectorFile(vectors=vectors, sentences=sentences, dimension=3)
     encoder = config.EncoderTeacher(model=str(tmp_path / "teacher"), max_length=64, dimension=32)
-    loaded = load_sources([file, encoder], precision="bf16")
+    loaded = load_sources([file, encoder], tmp_path, precision="bf16")
     assert isinstance(loaded[0], StoredVectors)
     assert loaded[1].fingerprint == f"{fingerprint(teacher)}-bf16"
     assert loaded[1].name == str(tmp_path / "teacher")
     wrong = config.VectorFile(vectors=vectors, sentences=sentences, dimension=4)
     with pytest.raises(InputError, match=r"^teacher\.dimension: 4, but .*v\.npy gives 3$"):
-        load_sources([wrong])
+        load_sources([wrong], tmp_path)
     with pytest.raises(InputError, match=r"^teacher\.1\.dimension: 4, but .*v\.npy gives 3$"):
-        load_sources([file, wrong])
+        load_sources([file, wrong], tmp_path)
 
 
 def test_the_key_is_the_teachers_content(make_encoder: MakeEncoder, ragged: Kept) -> None:

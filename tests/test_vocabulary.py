@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur.config import InputError, Vocabulary
-from secateur.vocabulary import make_tokenizer, read_pieces, train_vocabulary, transplant
+from secateur.vocabulary import blend, make_tokenizer, read_pieces, train_vocabulary, transplant
 
 ANOTHER_PROCESS = """
 import json, sys
@@ -117,6 +118,17 @@ def test_a_size_that_the_corpus_cannot_meet_is_one_line(
     with pytest.raises(InputError, match=message) as caught:
         train(sentences, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_general_words_are_read_whole_though_the_corpus_lacks_them(sentences: list[str]) -> None:
+    pytest.importorskip("wordfreq", reason="the optional package wordfreq is not installed")
+    own, blended = train(sentences * 50, size=800), train(sentences * 50, size=800, general=0.9)
+    asked = "они сказали что никогда больше не будут"
+    assert len(blended.tokenize(asked)) < len(own.tokenize(asked))
+    counts = Counter({"cat": 600_000, "кот": 200_000})
+    added = blend(counts, 0.6) - counts
+    assert added.total() == pytest.approx(1_200_000, rel=0.1)
+    assert sum(count for word, count in added.items() if word.isascii()) == pytest.approx(600_000, rel=0.1)
 
 
 def test_no_sentences_fill_no_vocabulary() -> None:

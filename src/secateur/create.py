@@ -17,7 +17,7 @@ from secateur.config import InputError, Making
 from secateur.corpus import ParallelCorpus, load_corpus
 from secateur.distillation import distill
 from secateur.encodechka import score_encodechka
-from secateur.encoder import Encoder, pick_device, save_encoder
+from secateur.encoder import Encoder, pick_device, round_weights, save_encoder
 from secateur.leaderboard import SENTENCE_TASKS, Scores
 from secateur.report import write_making_card
 from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
@@ -29,9 +29,10 @@ from secateur.scores import (
     score_encoder,
     score_stages,
 )
+from secateur.sources import WORDS
 from secateur.students import make_student
 from secateur.targets import combine_sources, embed_corpus
-from secateur.teachers import VectorSource, load_sources
+from secateur.teachers import EnglishSource, JoinedSources, VectorSource, load_sources
 from secateur.tracking import RunLog, open_log
 from secateur.validation import retrieval
 
@@ -42,6 +43,7 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
     """Run every stage of `making`, or with `resume` those that are not done yet, and print the result table."""
     if making.distillation.matching == "tokens":
         raise InputError("distillation.matching: tokens needs a teacher's hidden states; here embedding is to be had")
+    vectors = places.cache / "targets"
     device = pick_device(making.device)
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=12))
     with state.main_process_first():
@@ -56,9 +58,10 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
             student = make_student(making.student, sentences, places.cache, seed=making.seed, device=device)
         rows = rows_to_train(corpus.train, making.distillation)
         with stage("targets"):
-            teacher = open_teacher(making, sentences, places.cache / "targets", student, device=device)
-            targets = embed_corpus(teacher, [*rows.en, *rows.ru], places.cache / "targets", progress="vectors")
-            held_out = hold_out(teacher, corpus, making, places.cache / "targets")
+            sources = open_teachers(making, corpus, places.cache, device=device)
+            teacher = join_teachers(sources, making, sentences, vectors, dimension=student.dimension)
+            targets = embed_corpus(teacher, [*rows.en, *rows.ru], vectors, progress="vectors")
+            held_out = hold_out(teacher, corpus, making, vectors)
     step = find_step(places.run) if resume else None
     with open_log(making, places.run, resume_step=step) as run_log:
         with stage("distillation"):
@@ -73,11 +76,27 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
             finish(result.encoder, teacher, held_out, data, making, places, run_log, step=result.step)
 
 
-def open_teacher(making: Making, sentences: list[str], cache: Path, student: Encoder, *, device: str) -> VectorSource:
+def open_teachers(making: Making, corpus: ParallelCorpus, cache: Path, *, device: str) -> list[VectorSource]:
+    """Return the recipe's teachers; one for English alone is given English for Russian."""
+    english = {
+        ru: en
+        for side in (corpus.train, corpus.held_out)
+        for en, ru, source in zip(side.en, side.ru, side.source, strict=True)
+        if source != WORDS
+    }
+    sources = load_sources(making.teacher, cache, device=device, precision=making.distillation.precision)
+    return [
+        EnglishSource(source, english) if settings.english_only else source
+        for source, settings in zip(sources, making.teacher, strict=True)
+    ]
+
+
+def join_teachers(
+    sources: list[VectorSource], making: Making, sentences: list[str], cache: Path, *, dimension: int
+) -> VectorSource:
     """Return the recipe's teachers as one, of the student's dimension."""
-    sources = load_sources(making.teacher, device=device, precision=making.distillation.precision)
     weights = [settings.weight for settings in making.teacher]
-    return combine_sources(sources, weights, sentences, cache, dimension=student.dimension, progress="vectors")
+    return combine_sources(sources, weights, sentences, cache, dimension=dimension, progress="vectors")
 
 
 def hold_out(teacher: VectorSource, corpus: ParallelCorpus, making: Making, cache: Path) -> HeldOut:
@@ -99,11 +118,14 @@ def finish(
     step: int,
 ) -> None:
     """Save the student, score it and its teacher, print and keep the tables."""
+    half = making.student.saved_as == "float16"
+    if half:
+        round_weights(student)
     with stage("scores"):
         rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, making)]
         scores = score_both(student, teacher, data, making)
     folder = places.models / making.name
-    save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores))
+    save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores), half=half)
     keep_results(rows, scores, places, run_log, student=folder, step=step)
 
 
@@ -114,8 +136,18 @@ def judge_teacher(held_out: HeldOut) -> dict[str, Any]:
 
 
 def score_both(student: Encoder, teacher: VectorSource, data: Path | None, making: Making) -> dict[str, Scores]:
+    """Score the student, and its teacher if all of it reads Russian."""
     if data is None:
         return {}
+    scores = {"student": score_encoder(student, data, making.encodechka, name="student")}
+    if reads_english_alone(teacher):
+        log.info("the teachers are not scored: one of them knows Russian sentences by their translations alone")
+        return scores
     tasks = [task for task in making.encodechka.tasks if task in SENTENCE_TASKS]
     of_teacher = score_encodechka(teacher, data, tasks=tasks, own_only=True, progress="encodechka, teacher")
-    return {"teacher": of_teacher, "student": score_encoder(student, data, making.encodechka, name="student")}
+    return {"teacher": of_teacher, **scores}
+
+
+def reads_english_alone(teacher: VectorSource) -> bool:
+    parts = teacher.parts if isinstance(teacher, JoinedSources) else (teacher,)
+    return any(isinstance(part, EnglishSource) for part in parts)

@@ -19,6 +19,7 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined] # of the hub's own HTTP library
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor, nn
@@ -324,15 +325,26 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
-def save_encoder(encoder: Encoder, folder: Path, *, card: str = "") -> None:
+def round_weights(encoder: Encoder) -> None:
+    """Round every weight to what float16 can hold, in place: what `save_encoder` writes with `half` loads the same."""
+    with torch.no_grad():
+        for parameter in encoder.model.parameters():
+            parameter.copy_(parameter.half())
+
+
+def save_encoder(encoder: Encoder, folder: Path, *, card: str = "", half: bool = False) -> None:
     """Write a sentence-transformers folder: safetensors, tokenizer, modules; whole or not at all.
 
     A pruned type also gets a copy of modeling.py, so that the folder loads without secateur. `card` is the
-    text of README.md.
+    text of README.md. `half` writes the transformer in float16; its config still says
+    float32, so that it loads as such.
     """
     transformer = encoder.transformer
     with whole_folder(folder) as temporary:
         encoder.model.save_pretrained(str(temporary), create_model_card=False)
+        if half:
+            path = temporary / "model.safetensors"
+            save_file({name: value.half() for name, value in load_file(path).items()}, path, {"format": "pt"})
         if transformer.config.model_type.startswith(modeling.PRUNED):
             shutil.copyfile(modeling.__file__, temporary / "modeling.py")
         elif getattr(transformer, "pooler", None) is None and modeling.stock_type(transformer.config) != "distilbert":

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from secateur import config
 from secateur.config import InputError
 
+WORDS = "wordfreq"
+LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,6 +25,7 @@ class Row(NamedTuple):
     en: str
     ru: str
     source: str
+    translated: bool = True  # one side is the translation of the other
 
 
 def read_table(path: Path, max_malformed: float) -> list[Row]:
@@ -92,6 +97,27 @@ def read_dataset(dataset: config.Dataset) -> Iterator[Row]:
         reason = " ".join(str(error).split())
         raise InputError(f"dataset {dataset.name}, split {dataset.split}: {reason}") from error
     logger.info("dataset %s: %d rows", dataset.name, count)
+
+
+def read_words(count: int) -> list[Row]:
+    """Return the `count` most frequent words of each language, two to a row, by rank; no row is a pair."""
+    en, ru = (list(islice(word_frequencies(language), count)) for language in ("en", "ru"))
+    return [Row(*sides, WORDS, translated=False) for sides in zip(en, ru, strict=False)]
+
+
+def word_frequencies(language: str) -> dict[str, float]:
+    """Return the words of `en` or `ru` in its own letters, as shares of all words, the most frequent first.
+
+    They come from the optional package wordfreq (Speer, 2022): subtitles, encyclopedia, news, books, posts, the web.
+    Raises InputError where it is not installed.
+    """
+    try:
+        from wordfreq import get_frequency_dict
+    except ImportError:
+        raise InputError("corpus.words, student.vocabulary.general: pip install 'secateur[words]'") from None
+    letters = LETTERS[language]
+    frequencies = get_frequency_dict(language, "best")
+    return {word: share for word, share in frequencies.items() if letters.fullmatch(word)}
 
 
 def read_column(record: dict[str, Any], column: str, name: str) -> str:

