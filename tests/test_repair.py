@@ -1,6 +1,7 @@
 """Repair: exact where an exact answer exists, better on unseen sentences, linear in the layers, the input untouched."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from secateur.slicing import slice_encoder
 HALF = Kept(heads=((0, 1),) * 3, neurons=(tuple(range(24)),) * 3)
 
 
-def mend(student: Encoder, teacher: Encoder, sentences: list[str], *, ridge: float = 1e-3) -> Encoder:
-    return repair(student, teacher, sentences, config.Repair(sentences=len(sentences), ridge=ridge))
+def mend(teacher: Encoder, kept: Kept, sentences: list[str], *, ridge: float = 1e-3) -> Encoder:
+    settings = config.Repair(sentences=len(sentences), ridge=ridge)
+    return repair(slice_encoder(teacher, kept), teacher, kept, sentences, settings)
 
 
 def cosine(student: Encoder, teacher: Encoder, sentences: list[str]) -> float:
@@ -47,7 +49,7 @@ def test_nothing_cut_stays_within_a_hundred_thousandth(
     make_encoder: MakeEncoder, sentences: list[str], family: str
 ) -> None:
     teacher = make_encoder(family)
-    repaired = mend(slice_encoder(teacher, keep_all(teacher)), teacher, sentences)
+    repaired = mend(teacher, keep_all(teacher), sentences)
     np.testing.assert_allclose(embed(repaired, sentences), embed(teacher, sentences), atol=1e-5)
 
 
@@ -55,7 +57,7 @@ def test_cut_duplicates_are_restored_exactly(teacher: Encoder, sentences: list[s
     doubled = double_up(teacher)
     student = slice_encoder(doubled, HALF)
     assert cosine(student, doubled, sentences[1::2]) < 0.9
-    repaired = mend(student, doubled, sentences[::2], ridge=1e-9)
+    repaired = mend(doubled, HALF, sentences[::2], ridge=1e-9)
     np.testing.assert_allclose(embed(repaired, sentences[1::2]), embed(doubled, sentences[1::2]), atol=1e-3)
 
 
@@ -99,7 +101,7 @@ def test_the_refit_projection_solves_the_normal_equations(batches: tuple[Tensor,
     half = toy_half(torch.Generator().manual_seed(1))
     before = deepcopy(half.projection)
     channels = half.channels(inputs)
-    refit_projection(half.projection, *(list(each.split(2)) for each in (channels, inputs, targets)), SETTINGS)
+    refit_projection(half.projection, *(list(each.split(2)) for each in (channels, inputs, targets)), None, SETTINGS)
     s = targets.double().std(dim=-1, keepdim=True)
     c = torch.cat([channels, torch.ones(6, 5, 1)], dim=-1) / s
     D, d = solve_rows(c, (targets - inputs - before(channels)) / s)
@@ -113,7 +115,8 @@ def test_the_refit_readers_read_the_student_mapped_to_its_teacher(batches: tuple
     half = toy_half(torch.Generator().manual_seed(1))
     (reader,) = half.readers
     before = deepcopy(reader)
-    refit_readers(half.readers, list(inputs.split(2)), list(goals.split(2)), SETTINGS)
+    rows = torch.arange(3)
+    refit_readers(half.readers, (before,), rows, list(inputs.split(2)), list(goals.split(2)), None, SETTINGS)
     D, d = solve(inputs, goals - inputs)
     mapped = inputs + inputs @ D.T.float() + d.float()
     torch.testing.assert_close(reader(inputs), before(mapped), rtol=1e-4, atol=1e-5)
@@ -124,7 +127,7 @@ def test_the_refit_norm_is_one_line_per_channel(batches: tuple[Tensor, Tensor]) 
     sums, targets = batches
     norm = toy_half(torch.Generator().manual_seed(1)).norm
     before = deepcopy(norm)
-    refit_norm(norm, list(sums.split(2)), list(targets.split(2)), SETTINGS)
+    refit_norm(norm, list(sums.split(2)), list(targets.split(2)), None, SETTINGS)
     plain = nn.LayerNorm(4)
     for channel in range(4):
         found, wanted = (plain(values)[..., channel : channel + 1] for values in (sums, targets))
@@ -153,7 +156,7 @@ def test_two_halves_are_the_layer(make_encoder: MakeEncoder, family: str) -> Non
 
 def test_a_large_ridge_keeps_the_sliced_weights(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
-    repaired = mend(student, teacher, sentences, ridge=1e12)
+    repaired = mend(teacher, ragged, sentences, ridge=1e12)
     np.testing.assert_allclose(embed(repaired, sentences), embed(student, sentences), atol=1e-5)
 
 
@@ -164,24 +167,63 @@ def test_repair_raises_the_cosine_to_the_teacher_on_unseen_sentences(
     teacher = make_encoder(family)
     for kept in (HALF, ragged):  # ragged: a layer without heads, a layer without neurons
         student = slice_encoder(teacher, kept)
-        repaired = mend(student, teacher, sentences[::2], ridge=1e-2)
+        repaired = mend(teacher, kept, sentences[::2], ridge=1e-2)
         before, after = (cosine(encoder, teacher, sentences[1::2]) for encoder in (student, repaired))
         assert after > before + 0.3 * (1 - before)
 
 
-def test_a_neuron_that_is_always_zero_does_not_stop_the_repair(teacher: Encoder, sentences: list[str]) -> None:
-    student = slice_encoder(teacher, HALF)
+NARROW = tuple(channel for channel in range(32) if channel % 4)  # 24 of 32, three heads of 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["mean", "pooler"])
+def test_cut_channels_and_layers_are_repaired_on_unseen_sentences(
+    make_encoder: MakeEncoder, sentences: list[str], family: str, pooling: str
+) -> None:
+    if family == "distilbert" and pooling == "pooler":
+        pytest.skip("DistilBERT has no pooler")
+    teacher = make_encoder(family, pooling=pooling)
+    whole = keep_all(teacher)
+    fewer = {"heads": whole.heads[:2], "neurons": whole.neurons[:2]}
+    for kept in (
+        replace(whole, hidden=NARROW),
+        replace(whole, layers=(0, 2), **fewer),
+        replace(whole, layers=(1, 2), **fewer),
+        replace(HALF, hidden=NARROW, layers=(0, 1), heads=HALF.heads[:2], neurons=HALF.neurons[:2]),
+    ):
+        student = slice_encoder(teacher, kept)
+        repaired = mend(teacher, kept, sentences[::2], ridge=1e-2)
+        before, after = (cosine(encoder, teacher, sentences[1::2]) for encoder in (student, repaired))
+        assert after > before + 0.3 * (1 - before)
+
+
+def test_channels_that_repeat_others_are_cut_without_a_trace(teacher: Encoder, sentences: list[str]) -> None:
+    # every channel 16 + i is a copy of channel i, in all that writes and reads the hidden states
+    transformer = deepcopy(teacher.transformer)
     with torch.no_grad():
-        for layer in student.transformer.encoder.layer:
+        for name, value in transformer.state_dict().items():
+            if name.startswith("embeddings."):
+                value[..., 16:] = value[..., :16]
+            elif "LayerNorm" in name or name.endswith(("output.dense.weight", "output.dense.bias")):
+                value[16:] = value[:16]
+    doubled = replace_transformer(teacher, transformer)
+    kept = replace(keep_all(teacher), hidden=tuple(range(16)))
+    repaired = mend(doubled, kept, sentences[::2], ridge=1e-9)
+    np.testing.assert_allclose(embed(repaired, sentences[1::2]), embed(doubled, sentences[1::2]), atol=1e-3)
+
+
+def test_a_neuron_that_is_always_zero_does_not_stop_the_repair(teacher: Encoder, sentences: list[str]) -> None:
+    with torch.no_grad():
+        for layer in teacher.transformer.encoder.layer:
             layer.intermediate.dense.weight[0], layer.intermediate.dense.bias[0] = 0, 0  # gelu(0) = 0
-    repaired = mend(student, teacher, sentences[:1], ridge=1e-9)  # and fewer tokens than channels
+    repaired = mend(teacher, HALF, sentences[:1], ridge=1e-9)  # and fewer tokens than channels
     assert np.isfinite(embed(repaired, sentences)).all()
 
 
 def test_the_student_given_is_not_touched(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
     before = {name: value.clone() for name, value in student.transformer.state_dict().items()}
-    repaired = mend(student, teacher, sentences)
+    repaired = repair(student, teacher, ragged, sentences, config.Repair(sentences=len(sentences)))
     assert all(torch.equal(value, before[name]) for name, value in student.transformer.state_dict().items())
     assert not torch.equal(
         repaired.transformer.encoder.layer[0].output.dense.weight, before["encoder.layer.0.output.dense.weight"]
@@ -192,7 +234,7 @@ def test_the_student_given_is_not_touched(teacher: Encoder, ragged: Kept, senten
 
 def test_no_calibration_sentences_is_no_repair(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
-    assert repair(student, teacher, sentences, config.Repair(sentences=0)) is student
+    assert repair(student, teacher, ragged, sentences, config.Repair(sentences=0)) is student
 
 
 def test_cost_grows_linearly_with_layers(make_encoder: MakeEncoder, sentences: list[str]) -> None:
@@ -203,7 +245,8 @@ def test_cost_grows_linearly_with_layers(make_encoder: MakeEncoder, sentences: l
 
 def count_calls(teacher: Encoder, sentences: list[str]) -> int:
     """Return how many times a repair runs a layer, the teacher's or the student's."""
-    student = slice_encoder(teacher, keep_all(teacher))
+    kept = keep_all(teacher)
+    student = slice_encoder(teacher, kept)
     calls = 0
 
     def count(*_: object) -> None:
@@ -213,5 +256,5 @@ def count_calls(teacher: Encoder, sentences: list[str]) -> int:
     for encoder in (teacher, student):
         for layer in find_layers(encoder.transformer):
             layer.register_forward_pre_hook(count)  # a deep copy keeps it
-    mend(student, teacher, sentences)
+    repair(student, teacher, kept, sentences, config.Repair(sentences=len(sentences)))
     return calls

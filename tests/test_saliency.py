@@ -40,7 +40,7 @@ def measure(encoder: Encoder, corpus: Pairs, criterion: str, *, seed: int = 0, *
 
 
 def flat(saliency: Saliency) -> Tensor:
-    return torch.cat([*saliency.heads, *saliency.neurons])
+    return torch.cat([*saliency.heads, *saliency.neurons, saliency.hidden])
 
 
 def pair_inputs(encoder: Encoder, pairs: Pairs, count: int) -> dict[str, Tensor]:
@@ -76,6 +76,19 @@ def multiplied(linear: nn.Linear, factors: Tensor) -> Iterator[None]:
     handle = linear.register_forward_pre_hook(lambda _, inputs: (inputs[0] * factors,))
     yield
     handle.remove()
+
+
+@contextmanager
+def channels_multiplied(encoder: Encoder, factors: Tensor) -> Iterator[None]:
+    """Multiply the hidden states by factors [H] behind the embeddings and behind every LayerNorm of a layer."""
+    names = layer_names(encoder.transformer.config)
+    modules = [encoder.transformer.get_submodule("embeddings")]
+    for layer in find_layers(encoder.transformer):
+        modules += [layer.get_submodule(names.attention_norm), layer.get_submodule(names.output_norm)]
+    handles = [module.register_forward_hook(lambda _, __, states: states * factors) for module in modules]
+    yield
+    for handle in handles:
+        handle.remove()
 
 
 @contextmanager
@@ -196,6 +209,31 @@ def test_unit_probes_add_up_to_the_squared_derivative_by_finite_differences(
         assert_close(actual, expected, relative=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_channels_score_is_the_squared_derivative_of_the_vector_by_the_channel_in_every_layer(
+    make_encoder: MakeEncoder, sentences: list[str], family: str
+) -> None:
+    encoder = make_encoder(family)
+    encoder = replace_transformer(encoder, deepcopy(encoder.transformer).double())
+    inputs = pad(encoder, tokenize(encoder, sentences[:4]))
+
+    def unit_probe(dimension: int) -> object:
+        return lambda vectors: (vectors[:, dimension].sum(), lambda gradient: gradient.square().sum(dim=0))
+
+    with frozen(encoder):
+        parts = accumulate_gates(encoder, [inputs], [unit_probe(d) for d in range(encoder.dimension)])
+    for channel in (0, 19):
+        nudge = torch.zeros(32, dtype=torch.float64)
+        nudge[channel] = 1e-5
+        with torch.no_grad():
+            with channels_multiplied(encoder, 1 + nudge):
+                above = encode(encoder, inputs).vectors
+            with channels_multiplied(encoder, 1 - nudge):
+                below = encode(encoder, inputs).vectors
+        expected = ((above - below) / 2e-5).square().sum()
+        assert_close(sum(part.hidden[channel] for part in parts), expected, relative=1e-5)
+
+
 def test_random_probes_estimate_the_squared_derivative(teacher: Encoder, sentences: list[str]) -> None:
     inputs = pad(teacher, tokenize(teacher, sentences[:8]))
     generator, repeats = torch.Generator().manual_seed(0), 200
@@ -212,9 +250,9 @@ def test_random_probes_estimate_the_squared_derivative(teacher: Encoder, sentenc
 
 def test_both_adds_the_shares_of_similarity_and_probe(teacher: Encoder, pairs: Pairs) -> None:
     both, similarity, probe = (measure(teacher, pairs, name, seed=1) for name in ("both", "similarity", "probe"))
-    for axis in ("heads", "neurons"):
-        one, two = torch.cat(getattr(similarity, axis)), torch.cat(getattr(probe, axis))
-        assert_close(torch.cat(getattr(both, axis)), one / one.sum() + two / two.sum(), relative=1e-9)
+    for scores in (lambda each: torch.cat(each.heads), lambda each: torch.cat(each.neurons), lambda each: each.hidden):
+        one, two = scores(similarity), scores(probe)
+        assert_close(scores(both), one / one.sum() + two / two.sum(), relative=1e-9)
 
 
 def test_taylor_weight_is_the_brute_force_sum_over_a_groups_weights(teacher: Encoder, pairs: Pairs) -> None:
@@ -243,6 +281,17 @@ def test_magnitude_is_the_sum_of_absolute_weights(teacher: Encoder, pairs: Pairs
     assert scores.heads[2][1].item() == pytest.approx(expected.item(), rel=1e-5)
     neuron = layer.intermediate.dense.weight[7].abs().sum() + layer.output.dense.weight[:, 7].abs().sum()
     assert scores.neurons[2][7].item() == pytest.approx(neuron.item(), rel=1e-5)
+    channel = sum(
+        linear.weight[:, 3].abs().sum()
+        for layer in teacher.transformer.encoder.layer
+        for own in [layer.attention.self]
+        for linear in (own.query, own.key, own.value, layer.intermediate.dense)
+    ) + sum(
+        linear.weight[3].abs().sum()
+        for layer in teacher.transformer.encoder.layer
+        for linear in (layer.attention.output.dense, layer.output.dense)
+    )
+    assert scores.hidden[3].item() == pytest.approx(channel.item(), rel=1e-5)
 
 
 def test_random_and_probe_follow_the_seed(teacher: Encoder, pairs: Pairs) -> None:
@@ -322,8 +371,10 @@ def test_every_family_gives_a_positive_score_to_every_head_and_neuron(
 def test_saved_scores_are_read_back_equal(tmp_path: Path) -> None:
     heads = tuple(torch.arange(layer, dtype=torch.float64) for layer in range(12))  # layer 0 has none
     neurons = tuple(torch.full((3,), 0.1, dtype=torch.float64) * layer for layer in range(12))
-    save_saliency(Saliency(heads=heads, neurons=neurons), tmp_path / "saliency.safetensors")
+    hidden = torch.arange(5, dtype=torch.float64)
+    save_saliency(Saliency(heads=heads, neurons=neurons, hidden=hidden), tmp_path / "saliency.safetensors")
     loaded = load_saliency(tmp_path / "saliency.safetensors")
     assert all(torch.equal(one, two) for one, two in zip(loaded.heads, heads, strict=True))
     assert all(torch.equal(one, two) for one, two in zip(loaded.neurons, neurons, strict=True))
+    assert torch.equal(loaded.hidden, hidden)
     assert [path.name for path in tmp_path.iterdir()] == ["saliency.safetensors"]

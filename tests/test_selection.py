@@ -14,6 +14,7 @@ from secateur.selection import Kept, choose_kept
 SALIENCY = Saliency(
     heads=(torch.tensor([9.0, 1.0, 8.0, 7.0]), torch.tensor([2.0, 6.0, 3.0, 4.0])),
     neurons=(torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.7]), torch.tensor([0.6, 0.0, 0.5, 0.05, 0.4, 0.01])),
+    hidden=torch.tensor([3.0, 1.0, 2.0, 4.0]),
 )
 
 
@@ -51,7 +52,7 @@ def test_multiple_does_not_revive_a_layer_without_neurons() -> None:
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:
-    level = Saliency(heads=(torch.ones(4), torch.ones(4)), neurons=(torch.ones(3), torch.ones(3)))
+    level = Saliency((torch.ones(4), torch.ones(4)), (torch.ones(3), torch.ones(3)), torch.ones(4))
     kept = choose_kept(level, config.Budget(normalization="none", heads=0.75, neurons=2 / 3))
     assert kept == Kept(heads=((0, 1, 2, 3), (0, 1)), neurons=((0, 1, 2), (0,)))
 

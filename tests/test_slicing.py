@@ -1,14 +1,18 @@
 """Cuts: nothing cut changes nothing, biases and fused matrices follow, the teacher stays as it was."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, MakeEncoder, keep_all
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.nn.functional import linear
 
-from secateur.encoder import Encoder, embed, encode, pad, tokenize
-from secateur.modeling import count_heads, count_neurons
+from secateur.encoder import Encoder, embed, encode, pad, save_encoder, tokenize
+from secateur.modeling import count_heads, count_neurons, find_layers, layer_names
 from secateur.selection import Kept
 from secateur.slicing import head_channels, slice_encoder, take_columns, take_rows
 
@@ -73,6 +77,76 @@ def test_cutting_twice_is_cutting_once(teacher: Encoder, ragged: Kept, sentences
 def test_a_student_without_any_head_or_neuron_still_runs(teacher: Encoder, sentences: list[str]) -> None:
     student = slice_encoder(teacher, Kept(heads=((),) * 3, neurons=((),) * 3))
     assert np.isfinite(embed(student, sentences)).all()
+
+
+def test_kept_layers_are_those_of_the_teacher_and_the_stock_type(
+    make_encoder: MakeEncoder, sentences: list[str]
+) -> None:
+    teacher = make_encoder(layers=4)
+    whole = keep_all(teacher)
+    student = slice_encoder(teacher, replace(whole, heads=whole.heads[:2], neurons=whole.neurons[:2], layers=(0, 3)))
+    assert student.transformer.config.model_type == "bert"
+    assert student.transformer.config.num_hidden_layers == 2
+    layers = student.transformer.encoder.layer
+    for new, old in zip(layers, (0, 3), strict=True):
+        expected = teacher.transformer.encoder.layer[old].state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in new.state_dict().items())
+    assert embed(student, sentences).shape == (len(sentences), 32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_keeping_every_channel_by_name_changes_no_vector(
+    make_encoder: MakeEncoder, sentences: list[str], family: str, pooling: str
+) -> None:
+    if family == "distilbert" and pooling == "pooler":
+        pytest.skip("DistilBERT has no pooler")
+    teacher = make_encoder(family, pooling=pooling)
+    student = slice_encoder(teacher, replace(keep_all(teacher), hidden=tuple(range(32))))
+    np.testing.assert_allclose(embed(student, sentences), embed(teacher, sentences), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["mean", "pooler"])
+def test_a_narrow_student_has_the_teachers_rows_and_columns_and_dimension_and_reloads_in_stock_classes(
+    make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, family: str, pooling: str
+) -> None:
+    if family == "distilbert" and pooling == "pooler":
+        pytest.skip("DistilBERT has no pooler")
+    teacher = make_encoder(family, pooling=pooling)
+    hidden = list(range(0, 32, 2))
+    kept = Kept(heads=((0,), (2, 3)), neurons=((1, 2), ()), layers=(0, 2), hidden=tuple(hidden))
+    student = slice_encoder(teacher, kept)
+    names = layer_names(teacher.transformer.config)
+    old, new = find_layers(teacher.transformer)[2], find_layers(student.transformer)[1]
+    rows = old.get_submodule(names.query).weight[16:]
+    assert torch.equal(new.get_submodule(names.query).weight, rows[:, hidden])
+    assert torch.equal(
+        new.get_submodule(names.attention_output).weight, old.get_submodule(names.attention_output).weight[hidden, 16:]
+    )
+    assert torch.equal(
+        new.get_submodule(names.output_norm).bias, old.get_submodule(names.output_norm).bias[list(hidden)]
+    )
+    assert student.dimension == 32
+    vectors = embed(student, sentences)
+    if pooling == "mean":
+        assert not vectors[:, 1::2].any()
+    save_encoder(student, tmp_path / "student")
+    stock = SentenceTransformer(str(tmp_path / "student"), device="cpu", model_kwargs={"attn_implementation": "eager"})
+    assert np.array_equal(stock.encode(sentences), student.model.encode(sentences))
+    np.testing.assert_allclose(stock.encode(sentences, normalize_embeddings=True), vectors, atol=1e-6)
+    narrower = slice_encoder(
+        student, replace(kept, heads=((0,),), neurons=((1,),), layers=(0,), hidden=tuple(range(8)))
+    )
+    assert embed(narrower, sentences).shape == (len(sentences), 32)
+
+
+def test_a_width_with_as_many_heads_as_go_into_it_is_the_stock_type(teacher: Encoder) -> None:
+    whole = keep_all(teacher)
+    kept = replace(whole, heads=((0, 2),) * 3, hidden=tuple(range(16)))
+    assert slice_encoder(teacher, kept).transformer.config.model_type == "bert"
+    with pytest.raises(ValueError, match="hidden width 15 is not a multiple of the head size 8"):
+        slice_encoder(teacher, replace(kept, hidden=tuple(range(15))))
 
 
 def test_head_channels_are_consecutive() -> None:

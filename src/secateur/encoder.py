@@ -8,7 +8,7 @@ length here. A pooler that the sentence vector does not use is removed at loadin
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -317,6 +318,46 @@ def replace_transformer(encoder: Encoder, transformer: PreTrainedModel) -> Encod
     model.prompts = dict(encoder.model.prompts)
     model.similarity_fn_name = encoder.model.similarity_fn_name
     return Encoder(model.eval())
+
+
+def narrow_encoder(encoder: Encoder, transformer: PreTrainedModel, channels: Sequence[int]) -> Encoder:
+    """Return a new encoder around a transformer that holds these channels of the encoder's hidden width alone.
+
+    Behind its pooling a `Dense` module puts every channel back in its place, zeros between: the sentence vector keeps
+    its dimension, and what follows the pooling stays. A pooler becomes a cls pooling and a `Dense` with its matrix.
+    """
+    width = encoder.transformer.config.hidden_size
+    places = torch.eye(width, device=encoder.device)[:, list(channels)]  # [width, channels]
+    first, old = shallow_copy(encoder.model[0]), encoder.model[1]
+    first.model = transformer
+    if encoder.uses_pooler:
+        text = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+        first.__dict__.update(module_output_name="token_embeddings", modality_config=text)
+        pooler = cast(nn.Linear, encoder.transformer.get_submodule("pooler.dense"))
+        pooling = Pooling(len(channels), pooling_mode="cls")
+        dense = make_dense(pooler.weight @ places, pooler.bias, nn.Tanh())
+        rest = list(encoder.model)[1:]
+    else:
+        pooling = Pooling(len(channels), pooling_mode=old.pooling_mode, include_prompt=old.include_prompt)
+        weight = torch.block_diag(*[places] * (old.pooling_output_dimension // width))
+        dense = make_dense(weight, None, nn.Identity())
+        rest = list(encoder.model)[2:]
+        if rest and isinstance(rest[0], Dense):  # one matrix after the other is one matrix
+            dense = make_dense(rest[0].linear.weight @ weight, rest[0].linear.bias, rest[0].activation_function)
+            rest = rest[1:]
+    modules = [first, pooling, dense, *map(deepcopy, rest)]
+    model = SentenceTransformer(modules=modules, device=str(encoder.device))
+    model.prompts = dict(encoder.model.prompts)
+    model.similarity_fn_name = encoder.model.similarity_fn_name
+    return Encoder(model.eval())
+
+
+def make_dense(weight: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor]) -> Dense:
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return Dense(
+        weight.shape[1], len(weight), activation_function=activation, init_weight=weight.detach().clone(),
+        init_bias=bias.detach().clone(),
+    )  # fmt: skip
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

@@ -5,13 +5,16 @@ The head counts and neuron counts of every layer stand in the config, so a saved
 (`trust_remote_code=True`): it imports torch and transformers only.
 
 It works because the attention of these encoders reads the number of heads from its query tensor
-(transformers >= 5): fewer rows in query, key and value are fewer heads, down to none.
+(transformers >= 5): fewer rows in query, key and value are fewer heads, down to none. The hidden width stays a
+multiple of the head size, which is how the config says that size; a layer may have more heads than go into it.
+Word embeddings may be of low rank, [pieces, rank] times [rank, hidden].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -104,6 +107,19 @@ def find_linear(layer: nn.Module, path: str) -> nn.Linear:
     return cast(nn.Linear, layer.get_submodule(path))
 
 
+def renumber_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, Tensor]:
+    """Return a model's weights with layer layers[i] under the name of layer i, and no other layers."""
+    weights = model.state_dict()
+    prefix = layer_names(model.config).layers
+    chosen = {name: value for name, value in weights.items() if not name.startswith(f"{prefix}.")}
+    for new, old in enumerate(layers):
+        before = f"{prefix}.{old}."
+        for name, value in weights.items():
+            if name.startswith(before):
+                chosen[f"{prefix}.{new}.{name.removeprefix(before)}"] = value
+    return chosen
+
+
 def head_size(config: PreTrainedConfig) -> int:
     """Return the channels of one head; a cut changes how many heads there are, never their size."""
     return int(config.hidden_size // config.num_attention_heads)
@@ -122,24 +138,43 @@ def count_neurons(model: PreTrainedModel) -> list[int]:
     return [find_linear(layer, expand).out_features for layer in find_layers(model)]
 
 
-def shrink_layers(model: PreTrainedModel) -> None:
-    """Give a freshly made model the head and neuron counts of its config, keeping the first rows and columns."""
+class LowRankEmbedding(nn.Embedding):
+    """Word embeddings [pieces, rank] that one matrix [hidden, rank] widens (Lan et al. 2020, section 3.1)."""
+
+    def __init__(self, pieces: int, rank: int, hidden: int, padding_idx: int | None):
+        super().__init__(pieces, rank, padding_idx=padding_idx)
+        self.widen = nn.Linear(rank, hidden, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return cast(Tensor, self.widen(super().forward(input)))
+
+
+def fit_to_config(model: PreTrainedModel) -> None:
+    """Give a freshly made model the head counts, neuron counts and embedding rank of its config."""
     config = model.config
     names = layer_names(config)
     channels = [heads * head_size(config) for heads in config.heads_per_layer]
-    for layer, rows, neurons in zip(find_layers(model), channels, config.neurons_per_layer, strict=True):
+    for layer, width, neurons in zip(find_layers(model), channels, config.neurons_per_layer, strict=True):
         for name in (names.query, names.key, names.value):
-            keep_first(find_linear(layer, name), rows=rows)
-        keep_first(find_linear(layer, names.attention_output), columns=rows)
-        keep_first(find_linear(layer, names.expand), rows=neurons)
-        keep_first(find_linear(layer, names.contract), columns=neurons)
+            resize(find_linear(layer, name), config, rows=width)
+        resize(find_linear(layer, names.attention_output), config, columns=width)
+        resize(find_linear(layer, names.expand), config, rows=neurons)
+        resize(find_linear(layer, names.contract), config, columns=neurons)
+    if config.embedding_rank is not None:
+        words = cast(nn.Embedding, model.get_input_embeddings())
+        low = LowRankEmbedding(config.vocab_size, config.embedding_rank, config.hidden_size, words.padding_idx)
+        model.set_input_embeddings(low)
 
 
-def keep_first(linear: nn.Linear, *, rows: int | None = None, columns: int | None = None) -> None:
-    linear.weight = nn.Parameter(linear.weight.detach()[:rows, :columns].contiguous())
-    if linear.bias is not None and rows is not None:
-        linear.bias = nn.Parameter(linear.bias.detach()[:rows].contiguous())
-    linear.out_features, linear.in_features = linear.weight.shape
+def resize(linear: nn.Linear, config: PreTrainedConfig, *, rows: int | None = None, columns: int | None = None) -> None:
+    """Draw a matrix anew with other rows or columns, biases zero; what is there needs no drawing anew."""
+    shape = (linear.out_features if rows is None else rows, linear.in_features if columns is None else columns)
+    if shape == linear.weight.shape:
+        return
+    linear.weight = nn.Parameter(linear.weight.new_empty(shape).normal_(0.0, config.initializer_range))
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.new_zeros(shape[0]))
+    linear.out_features, linear.in_features = shape
 
 
 class PrunedBertConfig(BertConfig):
@@ -149,6 +184,7 @@ class PrunedBertConfig(BertConfig):
     heads_per_layer: list[int] | None = None
     neurons_per_layer: list[int] | None = None
     has_pooler: bool = False
+    embedding_rank: int | None = None
 
 
 class PrunedCamembertConfig(CamembertConfig):
@@ -156,6 +192,7 @@ class PrunedCamembertConfig(CamembertConfig):
     heads_per_layer: list[int] | None = None
     neurons_per_layer: list[int] | None = None
     has_pooler: bool = False
+    embedding_rank: int | None = None
 
 
 class PrunedDistilBertConfig(DistilBertConfig):
@@ -163,6 +200,7 @@ class PrunedDistilBertConfig(DistilBertConfig):
     heads_per_layer: list[int] | None = None
     neurons_per_layer: list[int] | None = None
     has_pooler: bool = False
+    embedding_rank: int | None = None
 
 
 class PrunedRobertaConfig(RobertaConfig):
@@ -170,6 +208,7 @@ class PrunedRobertaConfig(RobertaConfig):
     heads_per_layer: list[int] | None = None
     neurons_per_layer: list[int] | None = None
     has_pooler: bool = False
+    embedding_rank: int | None = None
 
 
 class PrunedXLMRobertaConfig(XLMRobertaConfig):
@@ -177,6 +216,7 @@ class PrunedXLMRobertaConfig(XLMRobertaConfig):
     heads_per_layer: list[int] | None = None
     neurons_per_layer: list[int] | None = None
     has_pooler: bool = False
+    embedding_rank: int | None = None
 
 
 class PrunedBertModel(BertModel):
@@ -184,7 +224,7 @@ class PrunedBertModel(BertModel):
 
     def __init__(self, config: PrunedBertConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
-        shrink_layers(self)
+        fit_to_config(self)
 
 
 class PrunedCamembertModel(CamembertModel):
@@ -192,7 +232,7 @@ class PrunedCamembertModel(CamembertModel):
 
     def __init__(self, config: PrunedCamembertConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
-        shrink_layers(self)
+        fit_to_config(self)
 
 
 class PrunedDistilBertModel(DistilBertModel):
@@ -200,7 +240,7 @@ class PrunedDistilBertModel(DistilBertModel):
 
     def __init__(self, config: PrunedDistilBertConfig, **_: object):
         super().__init__(config)
-        shrink_layers(self)
+        fit_to_config(self)
 
 
 class PrunedRobertaModel(RobertaModel):
@@ -208,7 +248,7 @@ class PrunedRobertaModel(RobertaModel):
 
     def __init__(self, config: PrunedRobertaConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
-        shrink_layers(self)
+        fit_to_config(self)
 
 
 class PrunedXLMRobertaModel(XLMRobertaModel):
@@ -216,7 +256,7 @@ class PrunedXLMRobertaModel(XLMRobertaModel):
 
     def __init__(self, config: PrunedXLMRobertaConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
-        shrink_layers(self)
+        fit_to_config(self)
 
 
 STOCK: dict[str, type[PreTrainedModel]] = {
@@ -236,26 +276,53 @@ RAGGED: dict[str, type[PreTrainedModel]] = {
 
 
 def resize_config(
-    config: PreTrainedConfig, heads: list[int], neurons: list[int], *, has_pooler: bool
+    config: PreTrainedConfig,
+    heads: Sequence[int],
+    neurons: Sequence[int],
+    *,
+    has_pooler: bool,
+    hidden: int | None = None,
+    pieces: int | None = None,
+    rank: int | None = None,
 ) -> PreTrainedConfig:
     """Return a config like `config` with these head and neuron counts, one for each layer.
 
-    It is the stock config where that can say it (every head kept, the same number of neurons in every
-    layer), else the pruned one with `auto_map`, so that the folder also loads by its own modeling.py.
+    `hidden` (a multiple of the head size) and `pieces` are as they were where not given; `rank` is that of the word
+    embeddings, none for full. It is the stock config where that can say it (as many heads as go into the hidden
+    width, the same number of neurons in every layer, full rank), else the pruned one with `auto_map`, so that the
+    folder also loads by its own modeling.py. Raises ValueError: a hidden width that is no multiple of the head size.
     """
     family = stock_type(config)
-    fields = {key: value for key, value in config.to_diff_dict().items() if key not in OURS}
-    uniform = set(heads) == {config.num_attention_heads} and len(set(neurons)) == 1 and neurons[0] > 0
-    if uniform:
-        width = "hidden_dim" if family == "distilbert" else "intermediate_size"
-        return config_class(STOCK[family]).from_dict({**fields, width: neurons[0]})
+    hidden = config.hidden_size if hidden is None else hidden
+    if hidden % head_size(config):
+        raise ValueError(f"hidden width {hidden} is not a multiple of the head size {head_size(config)}")
+    full = hidden // head_size(config)
+    key = FIELDS[family]
+    fields = {name: value for name, value in config.to_diff_dict().items() if name not in OURS}
+    fields |= {key.hidden: hidden, key.heads: full, key.layers: len(heads)}
+    fields |= {"vocab_size": config.vocab_size if pieces is None else pieces}
+    if set(heads) == {full} and len(set(neurons)) == 1 and neurons[0] > 0 and rank is None:
+        return config_class(STOCK[family]).from_dict({**fields, key.neurons: neurons[0]})
     ragged = RAGGED[family]
     auto_map = {
         "AutoConfig": f"modeling.{config_class(ragged).__name__}",
         "AutoModel": f"modeling.{ragged.__name__}",
     }
-    counts = {"heads_per_layer": heads, "neurons_per_layer": neurons, "has_pooler": has_pooler}
-    return config_class(ragged).from_dict({**fields, **counts, "auto_map": auto_map})
+    counts = {"heads_per_layer": list(heads), "neurons_per_layer": list(neurons), "embedding_rank": rank}
+    return config_class(ragged).from_dict({**fields, **counts, "has_pooler": has_pooler, "auto_map": auto_map})
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What a family's config calls its sizes."""
+
+    hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    layers: str = "num_hidden_layers"
+    neurons: str = "intermediate_size"
+
+
+FIELDS = dict.fromkeys(NAMES, Fields()) | {"distilbert": Fields("dim", "n_heads", "n_layers", "hidden_dim")}
 
 
 def build_model(config: PreTrainedConfig, *, has_pooler: bool) -> PreTrainedModel:
@@ -270,7 +337,8 @@ def config_class(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:
     return cast(type[PreTrainedConfig], model.config_class)
 
 
-OURS = ("model_type", "architectures", "auto_map", "heads_per_layer", "neurons_per_layer", "has_pooler")
+SIZES = ("heads_per_layer", "neurons_per_layer", "embedding_rank", "has_pooler")  # fields of our configs
+OURS = ("model_type", "architectures", "auto_map", *SIZES)
 
 
 for ragged in RAGGED.values():

@@ -1,10 +1,12 @@
-"""How much each head and FFN neuron matters: first-order Taylor scores, accumulated over a corpus.
+"""How much each head, FFN neuron and channel of the hidden width matters: first-order Taylor scores over a corpus.
 
 A gate g = 1 multiplies every head's context and every neuron's activation. By the chain rule
 
     dL/dg_h = sum over the columns c of head h, over rows r, of w_rc dL/dw_rc    (w: the output projection)
 
-so one number per head holds the signed Taylor term of the whole head, and no weight gradient is ever made.
+so one number per head holds the signed Taylor term of the whole head, and no weight gradient is ever made. A channel
+of the hidden width is the same channel in every layer: one gate, shared, stands behind the embeddings and behind every
+LayerNorm, and its gradient is the sum over all of them.
 One gate per sentence gives one signed value per sentence (Michel et al. 2019, equation 2, takes |dL/dg| per
 example; Molchanov et al. 2017 derive |w dL/dw|).
 """
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,16 +34,17 @@ from secateur.modeling import count_heads, count_neurons, find_layers, find_line
 
 @dataclass(frozen=True)
 class Saliency:
-    """One float64 score per head and per neuron, a tensor for each layer; higher matters more."""
+    """One float64 score per head and neuron, a tensor for each layer, and per hidden channel; higher matters more."""
 
     heads: tuple[Tensor, ...]
     neurons: tuple[Tensor, ...]
+    hidden: Tensor  # [H]
 
 
 def measure_saliency(
     encoder: Encoder, pairs: Pairs, settings: config.Saliency, *, seed: int, progress: str = ""
 ) -> Saliency:
-    """Score every head and neuron of `encoder` on the first `settings.pairs` translation pairs.
+    """Score every head, neuron and hidden channel of `encoder` on the first `settings.pairs` translation pairs.
 
     The model is used in evaluation mode and comes back as it was. The pairs run in batches of like length.
     """
@@ -71,11 +74,13 @@ def measure_both(encoder: Encoder, batches: "PairBatches", generator: torch.Gene
     return Saliency(
         heads=add_shares(similarity.heads, probe.heads),
         neurons=add_shares(similarity.neurons, probe.neurons),
+        hidden=add_shares((similarity.hidden,), (probe.hidden,))[0],
     )
 
 
 def measure_taylor_weight(encoder: Encoder, batches: "PairBatches", generator: torch.Generator) -> Saliency:
-    """Return |w dL/dw| summed over a head's query, key, value and output weights, a neuron's two matrices.
+    """Return |w dL/dw| summed over a head's query, key, value and output weights, a neuron's two matrices, and a
+    channel's rows and columns in all of them.
 
     The gradient is summed over the corpus first (Petrov & Sentyurev 2024): this criterion, alone, keeps the
     gradient of every matrix it scores.
@@ -104,7 +109,9 @@ def measure_random(encoder: Encoder, batches: "PairBatches", generator: torch.Ge
     def draw(counts: list[int]) -> tuple[Tensor, ...]:
         return tuple(torch.rand(count, generator=generator, dtype=torch.float64) for count in counts)
 
-    return Saliency(heads=draw(count_heads(encoder.transformer)), neurons=draw(count_neurons(encoder.transformer)))
+    transformer = encoder.transformer
+    (hidden,) = draw([transformer.config.hidden_size])
+    return Saliency(heads=draw(count_heads(transformer)), neurons=draw(count_neurons(transformer)), hidden=hidden)
 
 
 CRITERIA: dict[str, Callable[[Encoder, "PairBatches", torch.Generator], Saliency]] = {
@@ -145,6 +152,7 @@ def pair_losses(vectors: Tensor) -> Tensor:
 def accumulate_gates(encoder: Encoder, batches: "PairBatches", scores: list[Score]) -> list[Saliency]:
     """Run every batch once with gates in place and add up each score's value per gate."""
     counts = {"heads": count_heads(encoder.transformer), "neurons": count_neurons(encoder.transformer)}
+    counts["hidden"] = [encoder.transformer.config.hidden_size]
     totals = [
         {axis: [torch.zeros(n, dtype=torch.float64) for n in layers] for axis, layers in counts.items()} for _ in scores
     ]
@@ -154,7 +162,10 @@ def accumulate_gates(encoder: Encoder, batches: "PairBatches", scores: list[Scor
                 for (axis, layer), value in values.items():
                     total[axis][layer] += value
             gates.clear()  # what is left of a batch would lie between the next one's activations
-    return [Saliency(heads=tuple(total["heads"]), neurons=tuple(total["neurons"])) for total in totals]
+    return [
+        Saliency(heads=tuple(total["heads"]), neurons=tuple(total["neurons"]), hidden=total["hidden"][0])
+        for total in totals
+    ]
 
 
 def score_batch(
@@ -190,7 +201,8 @@ class Gate(torch.autograd.Function):
 
 @contextmanager
 def gated(encoder: Encoder) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """Put a gate of ones on every head and neuron; yield the gates of the latest forward pass by (axis, layer)."""
+    """Put a gate of ones on every head, neuron and hidden channel; yield those of the latest forward pass by (axis,
+    layer), the hidden width's one gate as ("hidden", 0)."""
     names = layer_names(encoder.transformer.config)
     gates: dict[tuple[str, int], Tensor] = {}
     handles = []
@@ -205,12 +217,23 @@ def gated(encoder: Encoder) -> Iterator[dict[tuple[str, int], Tensor]]:
         if groups:
             handles.append(linear.register_forward_pre_hook(apply))
 
+    def pass_channels(_: nn.Module, __: Any, states: Tensor) -> Tensor:
+        return cast(Tensor, Gate.apply(states, gates["hidden", 0]))
+
+    def open_channels(module: nn.Module, inputs: Any, states: Tensor) -> Tensor:
+        gates["hidden", 0] = torch.ones(len(states), states.shape[-1], device=states.device, requires_grad=True)
+        return pass_channels(module, inputs, states)
+
     counts = zip(count_heads(encoder.transformer), count_neurons(encoder.transformer), strict=True)
     layers = find_layers(encoder.transformer)
     try:
+        embeddings = encoder.transformer.get_submodule("embeddings")
+        handles.append(embeddings.register_forward_hook(open_channels))
         for number, (layer, (heads, neurons)) in enumerate(zip(layers, counts, strict=True)):
             add_gate(layer.get_submodule(names.attention_output), "heads", number, heads)
             add_gate(layer.get_submodule(names.contract), "neurons", number, neurons)
+            for norm in (names.attention_norm, names.output_norm):
+                handles.append(layer.get_submodule(norm).register_forward_hook(pass_channels))
         yield gates
     finally:
         for handle in handles:
@@ -255,10 +278,11 @@ def find_matrices(encoder: Encoder) -> list[Tensor]:
 
 
 def sum_groups(encoder: Encoder, values: Callable[[Tensor], Tensor]) -> Saliency:
-    """Add up one value per weight over each head's rows (q, k, v) and columns (output), and each neuron's."""
+    """Add up one value per weight over each head's rows (q, k, v) and columns (output), each neuron's and channel's."""
     names = layer_names(encoder.transformer.config)
     size = head_size(encoder.transformer.config)
     heads, neurons = [], []
+    hidden = torch.zeros(encoder.transformer.config.hidden_size, dtype=torch.float64)
     for layer in find_layers(encoder.transformer):
 
         def of(path: str, layer: nn.Module = layer) -> Tensor:
@@ -268,7 +292,9 @@ def sum_groups(encoder: Encoder, values: Callable[[Tensor], Tensor]) -> Saliency
         channels = rows + of(names.attention_output).sum(dim=0)
         heads.append(channels.view(-1, size).sum(dim=1))
         neurons.append(of(names.expand).sum(dim=1) + of(names.contract).sum(dim=0))
-    return Saliency(heads=tuple(heads), neurons=tuple(neurons))
+        hidden += sum(of(path).sum(dim=0) for path in (names.query, names.key, names.value, names.expand))
+        hidden += of(names.attention_output).sum(dim=1) + of(names.contract).sum(dim=1)
+    return Saliency(heads=tuple(heads), neurons=tuple(neurons), hidden=hidden)
 
 
 def add_shares(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -277,14 +303,14 @@ def add_shares(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[T
 
 
 def save_saliency(saliency: Saliency, path: Path) -> None:
-    """Write the scores as safetensors: `heads.0`, `neurons.0`, ... A new budget needs no second pass."""
+    """Write the scores as safetensors: `heads.0`, `neurons.0`, ..., `hidden`. A new budget needs no second pass."""
     tensors = {
         f"{axis}.{layer}": scores.contiguous()
         for axis, layers in (("heads", saliency.heads), ("neurons", saliency.neurons))
         for layer, scores in enumerate(layers)
     }
     with whole_file(path) as temporary:
-        save_file(tensors, temporary)
+        save_file({**tensors, "hidden": saliency.hidden.contiguous()}, temporary)
 
 
 def load_saliency(path: Path) -> Saliency:
@@ -294,4 +320,5 @@ def load_saliency(path: Path) -> Saliency:
     return Saliency(
         heads=tuple(tensors[f"heads.{layer}"] for layer in range(layers)),
         neurons=tuple(tensors[f"neurons.{layer}"] for layer in range(layers)),
+        hidden=tensors["hidden"],
     )

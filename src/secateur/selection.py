@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """For each layer, the indices that survive, ascending."""
+    """What survives: indices into the teacher, ascending; heads and neurons for each kept layer."""
 
     heads: tuple[tuple[int, ...], ...]
     neurons: tuple[tuple[int, ...], ...]
+    layers: tuple[int, ...] | None = None  # none: all
+    hidden: tuple[int, ...] | None = None  # channels of the hidden width, a multiple of the head size; none: all
 
 
 def choose_kept(saliency: Saliency, budget: config.Budget) -> Kept:

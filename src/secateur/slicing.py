@@ -1,7 +1,9 @@
-"""Teacher + Kept -> student: the same encoder without the heads and neurons that were cut.
+"""Teacher + Kept -> student: the same encoder without the heads, neurons, layers and channels that were cut.
 
-What it computes is what the teacher computes with the cut heads' contexts and the cut neurons' activations
-set to zero. The teacher is not touched.
+What it computes is what the teacher computes with the cut heads' contexts and the cut neurons' activations set to
+zero, and with the cut layers left out. Cut channels of the hidden width are gone from every matrix and LayerNorm;
+behind the pooling a `Dense` puts what is left back in its place, so that the sentence vector keeps the teacher's
+dimension. The teacher is not touched.
 """
 
 from collections.abc import Sequence
@@ -9,53 +11,89 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.encoder import Encoder, replace_transformer
-from secateur.modeling import build_model, find_layers, head_size, layer_names, resize_config
+from secateur.encoder import Encoder, narrow_encoder, replace_transformer
+from secateur.modeling import build_model, find_layers, head_size, layer_names, renumber_layers, resize_config
 from secateur.selection import Kept
 
 
 def slice_encoder(teacher: Encoder, kept: Kept) -> Encoder:
-    """Return a student with the kept heads and neurons of each layer, weights copied, biases included."""
+    """Return a student with the kept layers, heads, neurons and channels, weights copied, biases included.
+
+    Raises ValueError: the number of kept channels is no multiple of the head size.
+    """
     source = teacher.transformer
-    heads = [len(layer) for layer in kept.heads]
-    neurons = [len(layer) for layer in kept.neurons]
-    shape = resize_config(source.config, heads, neurons, has_pooler=teacher.uses_pooler)
-    transformer = build_model(shape, has_pooler=teacher.uses_pooler)
+    has_pooler = teacher.uses_pooler and kept.hidden is None
+    shape = resize_config(
+        source.config,
+        [len(layer) for layer in kept.heads],
+        [len(layer) for layer in kept.neurons],
+        has_pooler=has_pooler,
+        hidden=None if kept.hidden is None else len(kept.hidden),
+        rank=getattr(source.config, "embedding_rank", None),
+    )
+    transformer = build_model(shape, has_pooler=has_pooler)
     transformer.load_state_dict(slice_weights(teacher, kept))
     transformer.config._attn_implementation = source.config._attn_implementation
-    return replace_transformer(teacher, transformer)
+    if kept.hidden is None:
+        return replace_transformer(teacher, transformer)
+    return narrow_encoder(teacher, transformer, kept.hidden)
 
 
-# Which axis the rows and the columns of each matrix of a layer run along; a bias runs along the rows.
+# Which axis the rows and the columns of each matrix of a layer run along; a bias and a LayerNorm run along the rows.
 AXES = {
     "query": ("heads", "hidden"),
     "key": ("heads", "hidden"),
     "value": ("heads", "hidden"),
     "attention_output": ("hidden", "heads"),
+    "attention_norm": ("hidden",),
     "expand": ("neurons", "hidden"),
     "contract": ("hidden", "neurons"),
+    "output_norm": ("hidden",),
 }
 
 
 def slice_weights(teacher: Encoder, kept: Kept) -> dict[str, Tensor]:
-    """Return the teacher's weights with every matrix of AXES cut to its kept rows and columns."""
+    """Return the teacher's weights with everything of AXES, and the embeddings, cut to what is kept."""
     transformer = teacher.transformer
     names = layer_names(transformer.config)
-    weights = {name: value.detach().clone() for name, value in transformer.state_dict().items()}
-    for number in range(len(find_layers(transformer))):
+    layers = range(len(find_layers(transformer))) if kept.layers is None else kept.layers
+    weights = {name: value.detach().clone() for name, value in renumber_layers(transformer, layers).items()}
+    hidden = None if kept.hidden is None else torch.tensor(kept.hidden, dtype=torch.long)
+    for number in range(len(layers)):
         channels = {
             "heads": head_channels(kept.heads[number], head_size(transformer.config)),
             "neurons": torch.tensor(kept.neurons[number], dtype=torch.long),
+            "hidden": hidden,
         }
-        for matrix, (rows, columns) in AXES.items():
-            prefix = f"{names.layers}.{number}.{getattr(names, matrix)}"
-            for kind in ("weight", "bias"):
-                name = f"{prefix}.{kind}"
-                if name in weights and rows in channels:
-                    weights[name] = take_rows(weights[name], channels[rows])
-                if name in weights and columns in channels and kind == "weight":
-                    weights[name] = take_columns(weights[name], channels[columns])
+        for part, axes in AXES.items():
+            prefix = f"{names.layers}.{number}.{getattr(names, part)}"
+            for name in (f"{prefix}.weight", f"{prefix}.bias"):
+                if name in weights:
+                    weights[name] = take(weights[name], [channels[axis] for axis in axes])
+    if hidden is not None:
+        weights = {name: narrow_embeddings(name, value, hidden) for name, value in weights.items() if not_pooler(name)}
     return weights
+
+
+def not_pooler(name: str) -> bool:
+    return not name.startswith("pooler.")
+
+
+def narrow_embeddings(name: str, value: Tensor, hidden: Tensor) -> Tensor:
+    """Return a weight of the embeddings with the kept channels; any other weight, and low-rank vectors, as they are."""
+    if name.endswith("word_embeddings.widen.weight"):
+        return take(value, [hidden])
+    if not name.startswith("embeddings."):
+        return value
+    return take(value, [hidden]) if value.ndim == 1 else take(value, [None, hidden])
+
+
+def take(values: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """Return the entries of the given indices along each dimension, all where there are none; a bias has rows alone."""
+    for dimension, index in enumerate(indices[: values.ndim]):
+        if index is not None:
+            values = values.index_select(dimension, index.to(values.device))
+    return values
 
 
 def head_channels(heads: Sequence[int], size: int) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from secateur import config
 from secateur.config import InputError
 from secateur.encoder import Encoder, count_positions, load_encoder
-from secateur.modeling import build_model, count_heads, count_neurons, find_layers, layer_names, resize_config
+from secateur.modeling import build_model, count_heads, count_neurons, find_layers, renumber_layers, resize_config
 from secateur.vocabulary import train_vocabulary, transplant
 from secateur.wheels import unpack_model
 
@@ -70,25 +70,14 @@ def choose_layers(transformer: PreTrainedModel, layers: Sequence[int]) -> PreTra
         if layer >= count:
             raise InputError(f"student.body.layers: {layer} is none of the body's layers 0 to {count - 1}")
     heads, neurons = count_heads(transformer), count_neurons(transformer)
-    shape = deepcopy(transformer.config)
-    shape.num_hidden_layers = len(layers)
     shape = resize_config(
-        shape, [heads[layer] for layer in layers], [neurons[layer] for layer in layers], has_pooler=False
+        transformer.config,
+        [heads[layer] for layer in layers],
+        [neurons[layer] for layer in layers],
+        has_pooler=False,
+        rank=getattr(transformer.config, "embedding_rank", None),
     )
     return fill_model(shape, renumber_layers(transformer, layers))
-
-
-def renumber_layers(transformer: PreTrainedModel, layers: Sequence[int]) -> dict[str, Tensor]:
-    """Return a model's weights with layer layers[i] under the name of layer i, and no other layers."""
-    weights = transformer.state_dict()
-    prefix = layer_names(transformer.config).layers
-    chosen = {name: value for name, value in weights.items() if not name.startswith(f"{prefix}.")}
-    for new, old in enumerate(layers):
-        before = f"{prefix}.{old}."
-        for name, value in weights.items():
-            if name.startswith(before):
-                chosen[f"{prefix}.{new}.{name.removeprefix(before)}"] = value
-    return chosen
 
 
 def fill_model(shape: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:

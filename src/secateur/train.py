@@ -58,7 +58,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         resume = resume or not state.is_main_process
         saliency, kept = cut(teacher, corpus, experiment, places, resume=resume)
         pruned = slice_encoder(teacher, kept)
-        repaired = mend(pruned, teacher, corpus, experiment, places, resume=resume)
+        repaired = mend(pruned, teacher, kept, corpus, experiment, places, resume=resume)
         rows = rows_to_train(corpus.train, experiment.distillation)
         targets = embed_targets(teacher, rows, experiment, places.cache)
     step = find_step(places.run) if resume else None
@@ -101,6 +101,7 @@ def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) ->
 def mend(
     pruned: Encoder,
     teacher: Encoder,
+    kept: Kept,
     corpus: ParallelCorpus,
     experiment: Experiment,
     places: Places,
@@ -111,16 +112,16 @@ def mend(
     if resume and (places.run / "repaired").exists():
         settings = config.Teacher(model=str(folder), max_length=teacher.max_length)
         return load_encoder(settings, device=str(teacher.device))
-    repaired = refit(pruned, teacher, corpus, experiment)
+    repaired = refit(pruned, teacher, kept, corpus, experiment)
     save_encoder(repaired, folder)
     (places.run / "repaired").touch()
     return repaired
 
 
-def refit(pruned: Encoder, teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Encoder:
+def refit(pruned: Encoder, teacher: Encoder, kept: Kept, corpus: ParallelCorpus, experiment: Experiment) -> Encoder:
     with stage("repair"):
         sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
-        return repair(pruned, teacher, sentences, experiment.repair, progress="repair")
+        return repair(pruned, teacher, kept, sentences, experiment.repair, progress="repair")
 
 
 def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
@@ -169,7 +170,7 @@ def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:
     with stage("saliency"):
         kept = choose_kept(measure(teacher, corpus, experiment), experiment.budget)
     pruned = slice_encoder(teacher, kept)
-    repaired = refit(pruned, teacher, corpus, experiment)
+    repaired = refit(pruned, teacher, kept, corpus, experiment)
     rows = score_stages({"teacher": teacher, "pruned": pruned, "repaired": repaired}, held_out, experiment)
     save_encoder(repaired, out, card=write_card(experiment, rows, {}))
     print(format_stages(rows))
