@@ -25,6 +25,7 @@ from secateur.scores import (
     HeldOut,
     benchmark_curve,
     find_benchmark,
+    hold_out,
     judge,
     score_encoder,
     score_stages,
@@ -61,7 +62,9 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
             sources = open_teachers(making, corpus, places.cache, device=device)
             teacher = join_teachers(sources, making, sentences, vectors, dimension=student.dimension)
             targets = embed_corpus(teacher, [*rows.en, *rows.ru], vectors, progress="vectors")
-            held_out = hold_out(teacher, corpus, making, vectors)
+            held_out = hold_out(
+                corpus, making.validation, lambda texts: embed_corpus(teacher, texts, vectors)[np.arange(len(texts))]
+            )
     step = find_step(places.run) if resume else None
     with open_log(making, places.run, resume_step=step) as run_log:
         with stage("distillation"):
@@ -97,13 +100,6 @@ def join_teachers(
     """Return the recipe's teachers as one, of the student's dimension."""
     weights = [settings.weight for settings in making.teacher]
     return combine_sources(sources, weights, sentences, cache, dimension=dimension, progress="vectors")
-
-
-def hold_out(teacher: VectorSource, corpus: ParallelCorpus, making: Making, cache: Path) -> HeldOut:
-    count = making.validation.pairs
-    en, ru = corpus.held_out.en[:count], corpus.held_out.ru[:count]
-    vectors = embed_corpus(teacher, [*en, *ru], cache)[np.arange(2 * len(en))]
-    return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
 
 
 def finish(

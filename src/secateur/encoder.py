@@ -320,6 +320,16 @@ def replace_transformer(encoder: Encoder, transformer: PreTrainedModel) -> Encod
     return Encoder(model.eval())
 
 
+def replace_tokenizer(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    """Return a new encoder that reads with another tokenizer; it shares everything else."""
+    first = shallow_copy(encoder.model[0])
+    first.__dict__["processor"] = tokenizer
+    model = SentenceTransformer(modules=[first, *list(encoder.model)[1:]], device=str(encoder.device))
+    model.prompts = dict(encoder.model.prompts)
+    model.similarity_fn_name = encoder.model.similarity_fn_name
+    return Encoder(model.eval())
+
+
 def narrow_encoder(encoder: Encoder, transformer: PreTrainedModel, channels: Sequence[int]) -> Encoder:
     """Return a new encoder around a transformer that holds these channels of the encoder's hidden width alone.
 

@@ -38,12 +38,22 @@ class HeldOut:
         return HeldOut(self.en[:count], self.ru[:count], self.teacher_en[:count], self.teacher_ru[:count])
 
 
-def embed_held_out(teacher: Encoder, corpus: ParallelCorpus, settings: config.Validation) -> HeldOut:
+def hold_out(
+    corpus: ParallelCorpus, settings: config.Validation, embed_sentences: Callable[[list[str]], np.ndarray]
+) -> HeldOut:
+    """Return the first `settings.pairs` held-out pairs; `embed_sentences` gives the teacher's vectors of sentences."""
     en, ru = corpus.held_out.en[: settings.pairs], corpus.held_out.ru[: settings.pairs]
     if len(en) < settings.pairs:
         log.warning("validation.pairs: %d asked for, %d are held out", settings.pairs, len(en))
-    vectors = embed(teacher, [*en, *ru], batch_size=settings.batch_size, progress="held-out pairs")
+    vectors = embed_sentences([*en, *ru])
     return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
+
+
+def embed_held_out(teacher: Encoder, corpus: ParallelCorpus, settings: config.Validation) -> HeldOut:
+    """Return the held-out pairs with an encoder's vectors of them."""
+    return hold_out(
+        corpus, settings, lambda texts: embed(teacher, texts, batch_size=settings.batch_size, progress="held-out pairs")
+    )
 
 
 def judge(held_out: HeldOut, batch_size: int) -> Callable[[Encoder], dict[str, float]]:
