@@ -12,8 +12,8 @@ ORDER = (
     "config", "files", "wheels",
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
-    "saliency", "selection", "slicing", "repair", "distillation",
-    "validation", "benchmark_data", "leaderboard", "encodechka", "cost", "export",
+    "saliency", "selection", "slicing", "repair", "trimming", "distillation",
+    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost", "export",
     "tracking", "report", "scores",
     "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip

@@ -59,6 +59,7 @@ class Part:
     texts: tuple[str, ...]
     label: str
     read_label: Callable[[str], str | int | float] = str
+    labels: tuple[str, ...] = ()  # the labels there are, and no cell may be empty; none: any
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,14 @@ def read_examples(folder: Path, part: Part) -> Examples:
         for row in reader:
             if any(row[name] is None for name in columns):
                 raise InputError(f"{path}: line {reader.line_num} has too few columns")
+            if part.labels and not all(row[name].strip() for name in columns):
+                empty = next(name for name in columns if not row[name].strip())
+                raise InputError(f"{path}: line {reader.line_num}: {empty} is empty")
+            if part.labels and row[part.label] not in part.labels:
+                known = ", ".join(part.labels)
+                raise InputError(
+                    f"{path}: line {reader.line_num}: {part.label} is {row[part.label]!r}, not one of {known}"
+                )
             rows.append([row[name] for name in part.texts])
             labels.append(part.read_label(row[part.label]))
     except csv.Error as error:
@@ -204,6 +213,15 @@ def read_examples(folder: Path, part: Part) -> Examples:
     if len(set(labels)) < 2:
         raise InputError(f"{path}: column {part.label} needs two different values, {len(rows)} rows have fewer")
     return Examples(texts=tuple(map(list, zip(*rows, strict=True))), labels=labels)
+
+
+def check_cells(row: dict[str, str], part: Part, where: str) -> None:
+    """Raise InputError for an empty cell or a label that the part does not know."""
+    for name in (*part.texts, part.label):
+        if not row[name].strip():
+            raise InputError(f"{where}: {name} is empty")
+    if row[part.label] not in part.labels:
+        raise InputError(f"{where}: {part.label} is {row[part.label]!r}, not one of {', '.join(part.labels)}")
 
 
 def read_entities(path: Path) -> Entities:

@@ -13,7 +13,7 @@ users get. Source: github.com/avidale/encodechka.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -72,8 +72,10 @@ def score_encodechka(
     finite.
     """
     started = time.monotonic()
-    sentence_tasks = [task for task in tasks if task in SENTENCE_PARTS]
-    scores = score_sentences(encoder, data, sentence_tasks, own_only, batch_size, progress)
+    parts = {
+        task: [read_examples(data, part) for part in SENTENCE_PARTS[task]] for task in tasks if task in SENTENCE_PARTS
+    }
+    scores = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
     for task in tasks:
         if task in WORD_FILES and isinstance(encoder, WordEncoder):
             entities = read_entities(data / WORD_FILES[task])
@@ -90,17 +92,17 @@ class Embedded:
     labels: np.ndarray
 
 
-def score_sentences(
+def score_examples(
     encoder: SentenceEncoder | VectorSource,
-    data: Path,
-    tasks: Sequence[str],
-    own_only: bool,
-    batch_size: int,
-    progress: str,
+    parts: Mapping[str, Sequence[Examples]],
+    *,
+    own_only: bool = False,
+    batch_size: int = 64,
+    progress: str = "",
 ) -> dict[str, dict[str, float]]:
-    if not tasks:
+    """Return each task's score by vector; `parts` holds the examples of each of STS, PI, NLI, SA, TI, IA, IC, ICX."""
+    if not parts:
         return {}
-    parts = {task: [read_examples(data, part) for part in SENTENCE_PARTS[task]] for task in tasks}
     sentences = [text for examples in parts.values() for part in examples for column in part.texts for text in column]
     rows = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
     pooled = pool(encoder, list(rows), batch_size, progress)
