@@ -239,7 +239,7 @@ def test_an_asterisk_caps_every_source_not_named(tmp_path: Path) -> None:
 def test_frequent_words_are_rows_that_are_no_pairs(tmp_path: Path) -> None:
     pytest.importorskip("wordfreq", reason="the optional package wordfreq is not installed")
     rows = [(f"the cat number {n}", f"кошка номер {n} тут", "cats") for n in range(40)]
-    corpus = load(tmp_path, write_table(tmp_path / "pairs.tsv", rows), words=50, min_words=1)
+    corpus = load(tmp_path, write_table(tmp_path / "pairs.tsv", rows), words=50, min_words=1, max_per_source={"*": 30})
     words = [row for row in zip(*vars(corpus.train).values(), strict=True) if row[2] == "wordfreq"]
     assert len(words) == 50
     assert not any(paired for *_, paired in words)

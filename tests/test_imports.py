@@ -12,7 +12,7 @@ ORDER = (
     "config", "files", "wheels",
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
-    "saliency", "selection", "slicing", "repair", "trimming", "distillation",
+    "saliency", "budget", "selection", "slicing", "repair", "trimming", "lowrank", "distillation",
     "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost", "export",
     "tracking", "report", "scores",
     "bench", "infer", "runs", "train", "create", "cli",

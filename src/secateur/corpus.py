@@ -19,7 +19,7 @@ from tqdm import tqdm
 from secateur import config
 from secateur.catalogs import read_catalogs
 from secateur.config import InputError
-from secateur.sources import Row, read_aligned, read_dataset, read_table, read_words
+from secateur.sources import FREQUENT, Row, read_aligned, read_dataset, read_table, read_words
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +155,20 @@ def drop_duplicates(rows: list[KeyedRow], max_per_source: Mapping[str, int]) -> 
 
     A row over its source's cap does not stand in the way of the same row from another source.
     """
+
+    def cap(source: str) -> int:
+        others = (
+            len(rows) if source == FREQUENT else max_per_source.get(ANY, len(rows))
+        )  # words have a count of their own
+        return max_per_source.get(source, others)
+
     kept: list[KeyedRow] = []
     per_source, duplicates, over_cap = Counter[str](), 0, 0
     for keyed in sorted(rows):
         source = keyed.row.source
         if kept and keyed[:3] == kept[-1][:3]:
             duplicates += 1
-        elif per_source[source] >= max_per_source.get(source, max_per_source.get(ANY, len(rows))):
+        elif per_source[source] >= cap(source):
             over_cap += 1
         else:
             kept.append(keyed)

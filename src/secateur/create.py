@@ -30,7 +30,7 @@ from secateur.scores import (
     score_encoder,
     score_stages,
 )
-from secateur.sources import WORDS
+from secateur.sources import FREQUENT
 from secateur.students import make_student
 from secateur.targets import combine_sources, embed_corpus
 from secateur.teachers import EnglishSource, JoinedSources, VectorSource, load_sources
@@ -85,7 +85,7 @@ def open_teachers(making: Making, corpus: ParallelCorpus, cache: Path, *, device
         ru: en
         for side in (corpus.train, corpus.held_out)
         for en, ru, source in zip(side.en, side.ru, side.source, strict=True)
-        if source != WORDS
+        if source != FREQUENT
     }
     sources = load_sources(making.teacher, cache, device=device, precision=making.distillation.precision)
     return [

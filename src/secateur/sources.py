@@ -15,7 +15,7 @@ from tqdm import tqdm
 from secateur import config
 from secateur.config import InputError
 
-WORDS = "wordfreq"
+FREQUENT = "wordfreq"
 LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def read_dataset(dataset: config.Dataset) -> Iterator[Row]:
 def read_words(count: int) -> list[Row]:
     """Return the `count` most frequent words of each language, two to a row, by rank; no row is a pair."""
     en, ru = (list(islice(word_frequencies(language), count)) for language in ("en", "ru"))
-    return [Row(*sides, WORDS, translated=False) for sides in zip(en, ru, strict=False)]
+    return [Row(*sides, FREQUENT, translated=False) for sides in zip(en, ru, strict=False)]
 
 
 def word_frequencies(language: str) -> dict[str, float]:

@@ -22,14 +22,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import cg
 from tokenizers import Tokenizer, models
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur.config import InputError
@@ -77,7 +77,8 @@ def trim_vocabulary(encoder: Encoder, texts: Mapping[str, Sequence[str]], size: 
     weights = weigh_pieces(tokenizer, texts)
     vectors = word_vectors(encoder)
     kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size)
-    parts = {piece: pieces.spell(piece, set(kept)) for piece in np.flatnonzero(weights) if piece not in set(kept)}
+    known = set(kept)
+    parts = {piece: pieces.spell(piece, known) for piece in np.flatnonzero(weights).tolist() if piece not in known}
     rows = vectors[torch.tensor(kept)]
     if fold:
         rows = fold_vectors(vectors, weights, kept, parts)
@@ -275,8 +276,8 @@ def find_script(letter: str) -> str | None:
 
 def word_vectors(encoder: Encoder) -> Tensor:
     """Return the vector of every piece, float64 [pieces, D]; of low-rank embeddings the narrow ones."""
-    weight = encoder.transformer.get_input_embeddings().weight
-    return weight.detach().double().cpu()
+    words = cast(nn.Embedding, encoder.transformer.get_input_embeddings())
+    return words.weight.detach().double().cpu()
 
 
 def fold_vectors(
