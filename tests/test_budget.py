@@ -82,7 +82,7 @@ def test_times_are_recovered_from_exact_measurements_and_never_negative() -> Non
     assert found.shares == pytest.approx(true.shares, abs=1e-6)
     noisy = {sizes: true.predict(sizes, frame) * generator.uniform(0.8, 1.2) for sizes in some}
     assert min(fit_times(noisy, frame).shares) >= 0
-    assert work(*columns(some), frame).shape == (40, 8)
+    assert work(columns(some), frame).shape == (40, 8)
 
 
 def test_a_curve_goes_through_its_points_and_never_gains_by_keeping_less() -> None:

@@ -56,7 +56,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("distillation.steps=2.5", "distillation.steps"),
         ("saliency.criterion=hope", "saliency.criterion"),
         ("teacher={}", "teacher.model: is missing"),
-        ("budget.heads=0.01", "budget.heads: 0.01 of 12 heads leaves none"),
+        ("budget.heads=0.01", "budget.heads: 0 of 12 heads leaves none"),
         ("corpus.files=[nowhere.tsv]", "nowhere.tsv"),
         ("corpus.files=[empty.tsv]", "empty.tsv"),
         ("corpus.files=[latin.tsv]", "latin.tsv"),

@@ -7,6 +7,7 @@ from conftest import MakeEncoder
 from transformers import BertConfig, BertModel
 
 from secateur import config
+from secateur.budget import describe, name_sizes
 from secateur.corpus import Pairs
 from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.encoder import Encoder, replace_transformer, save_encoder
@@ -25,7 +26,8 @@ def labse(make_encoder: MakeEncoder) -> Encoder:
 def test_half_of_labse_en_ru_is_the_reference_works_size(labse: Encoder, pairs: Pairs) -> None:
     assert round(count_parameters(labse) / 1e6, 1) == 128.3
     saliency = measure_saliency(labse, pairs, config.Saliency(pairs=1, criterion="random"), seed=0)
-    kept = choose_kept(saliency, config.Budget(heads=0.5, neurons=0.5))
+    budget = config.Budget(heads=0.5, neurons=0.5)
+    kept = choose_kept(saliency, name_sizes(budget, describe(labse)), range(12), budget)
     student = slice_encoder(labse, kept)
     assert len(set(map(len, kept.heads))) > 1  # ragged
     assert sum(count_heads(student.transformer)) == 72

@@ -14,7 +14,7 @@ ORDER = (
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
     "saliency", "budget", "selection", "slicing", "repair", "trimming", "lowrank", "distillation",
     "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost", "export",
-    "tracking", "report", "scores",
+    "tracking", "report", "scores", "planning",
     "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
@@ -32,7 +32,7 @@ STAGES = (
     "load_corpus",
     "make_student",
 )
-CALLERS = {"bench", "scores", "infer", "train", "create", "cli"}
+CALLERS = {"bench", "scores", "planning", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from secateur.saliency import (
     pair_losses,
     probe_scores,
     save_saliency,
+    score_layers,
 )
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
@@ -378,3 +379,21 @@ def test_saved_scores_are_read_back_equal(tmp_path: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(loaded.neurons, neurons, strict=True))
     assert torch.equal(loaded.hidden, hidden)
     assert [path.name for path in tmp_path.iterdir()] == ["saliency.safetensors"]
+
+
+def test_a_layers_score_is_what_its_removal_does_to_the_vectors(teacher: Encoder, sentences: list[str]) -> None:
+    whole = keep_all(teacher)
+
+    def loss(kept: tuple[int, ...]) -> float:
+        heads, neurons = ([each[layer] for layer in kept] for each in (whole.heads, whole.neurons))
+        student = slice_encoder(teacher, Kept(tuple(heads), tuple(neurons), layers=kept))
+        return float(1 - (embed(student, sentences) * embed(teacher, sentences)).sum(axis=1).mean())
+
+    single = {number: loss(tuple(each for each in range(3) if each != number)) for number in range(3)}
+    first = min(single, key=single.__getitem__)
+    scores = score_layers(teacher, sentences)
+    assert scores[first].item() == pytest.approx(single[first], abs=1e-6)
+    rest = [number for number in range(3) if number != first]
+    second = min(rest, key=lambda number: loss(tuple(each for each in rest if each != number)))
+    assert torch.argsort(scores)[:2].tolist() == [first, second]
+    assert not [module for module in teacher.model.modules() if module._forward_hooks]

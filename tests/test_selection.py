@@ -2,13 +2,18 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
+from conftest import keep_all
 
 from secateur import config
+from secateur.budget import Sizes
 from secateur.config import InputError
+from secateur.encoder import Encoder, embed
 from secateur.saliency import Saliency
-from secateur.selection import Kept, choose_kept
+from secateur.selection import Kept, choose_kept, compose, spread_layers
+from secateur.slicing import slice_encoder
 
 # Two layers of four heads and of six neurons.
 SALIENCY = Saliency(
@@ -19,7 +24,9 @@ SALIENCY = Saliency(
 
 
 def choose(heads: float, neurons: float, **keys: object) -> Kept:
-    return choose_kept(SALIENCY, config.Budget(normalization="none", heads=heads, neurons=neurons, **keys))
+    budget = config.Budget(normalization="none", heads=heads, neurons=neurons, **keys)
+    sizes = Sizes(2, round(heads * 8), round(neurons * 12), 4, 10, None)
+    return choose_kept(SALIENCY, sizes, (0, 1), budget)
 
 
 def test_global_ranking_keeps_the_best_of_all_layers_together() -> None:
@@ -53,7 +60,8 @@ def test_multiple_does_not_revive_a_layer_without_neurons() -> None:
 
 def test_of_equal_scores_the_first_are_kept() -> None:
     level = Saliency((torch.ones(4), torch.ones(4)), (torch.ones(3), torch.ones(3)), torch.ones(4))
-    kept = choose_kept(level, config.Budget(normalization="none", heads=0.75, neurons=2 / 3))
+    budget = config.Budget(normalization="none", heads=0.75, neurons=2 / 3)
+    kept = choose_kept(level, Sizes(2, 6, 4, 4, 10, None), (0, 1), budget)
     assert kept == Kept(heads=((0, 1, 2, 3), (0, 1)), neurons=((0, 1, 2), (0,)))
 
 
@@ -67,11 +75,36 @@ def test_a_layer_that_loses_all_its_heads_is_reported(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("heads", "neurons", "ranking", "message"),
     [
-        (0.0, 0.5, "global", "budget.heads: 0.0 of 8 heads leaves none"),
-        (0.5, 0.01, "global", "budget.neurons: 0.01 of 12 neurons leaves none"),
-        (0.1, 0.5, "layer", "budget.heads: 0.1 of 8 heads leaves none"),  # one of all, but none of each four
+        (0.0, 0.5, "global", "budget.heads: 0 of 8 heads leaves none"),
+        (0.5, 0.01, "global", "budget.neurons: 0 of 12 neurons leaves none"),
+        (0.1, 0.5, "layer", "budget.heads: 1 of 8 heads leaves none"),  # one of all, but none of each four
     ],
 )
 def test_a_budget_that_leaves_nothing_is_refused(heads: float, neurons: float, ranking: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose(heads, neurons, ranking=ranking)
+
+
+def test_heads_and_neurons_are_those_of_the_kept_layers_and_channels_the_best() -> None:
+    budget = config.Budget(normalization="none", layers=1, heads=0.5, neurons=0.5, hidden=0.5)
+    kept = choose_kept(SALIENCY, Sizes(1, 2, 3, 2, 10, None), (1,), budget)
+    assert kept == Kept(heads=((1, 3),), neurons=((0, 2, 4),), layers=(1,), hidden=(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("whole", "count", "layers"), [(6, 3, (0, 2, 5)), (6, 1, (0,)), (12, 4, (0, 4, 7, 11)), (3, 3, (0, 1, 2))]
+)
+def test_evenly_spaced_layers(whole: int, count: int, layers: tuple[int, ...]) -> None:
+    assert spread_layers(whole, count) == layers
+
+
+def test_two_cuts_are_one(teacher: Encoder, sentences: list[str]) -> None:
+    first = Kept(heads=((0, 2), (1, 2, 3)), neurons=((0, 5, 9), (1, 2)), layers=(0, 2), hidden=tuple(range(0, 32, 2)))
+    second = Kept(heads=((0, 2),), neurons=((1,),), layers=(1,), hidden=tuple(range(8)))
+    assert compose(first, second) == Kept(((1, 3),), ((2,),), (2,), tuple(range(0, 16, 2)))
+    twice = slice_encoder(slice_encoder(teacher, first), second)
+    once = slice_encoder(teacher, compose(first, second))
+    assert np.array_equal(embed(twice, sentences), embed(once, sentences))
+    whole = keep_all(teacher)
+    assert compose(whole, first) == first
+    assert compose(first, Kept(heads=((0, 1), (0, 1, 2)), neurons=((0, 1, 2), (0, 1)))) == first

@@ -80,6 +80,25 @@ def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(bench: Path) ->
     assert read_curve(bench / "runs" / "toy", "train/loss") == read_curve(bench / "runs" / "whole", "train/loss")
 
 
+def test_a_run_under_a_limit_with_training_between_rounds_fits_and_resumes(bench: Path) -> None:
+    budget = "budget={params: 20000, rounds: 3, gradual_steps: 20}"
+    run(bench, command("train", "runs/toy.yaml", budget, "name=whole"))
+    plan = json.loads((bench / "runs" / "whole" / "plan.json").read_text())
+    stages = json.loads((bench / "runs" / "whole" / "scores.json").read_text())["stages"]
+    assert stages[-1]["parameters"] == plan["params"] <= 20_000 < stages[0]["parameters"]
+    process = subprocess.Popen(
+        command("train", "runs/toy.yaml", budget), cwd=bench, env=quiet_environment(bench), stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: (bench / "runs/toy/round-1/kept.json").exists(), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (bench / "models" / "toy").exists(), "killed too late to show anything"
+    run(bench, command("train", "runs/toy.yaml", budget, "--resume"))
+    expected = load_file(bench / "models" / "whole" / "model.safetensors")
+    resumed = load_file(bench / "models" / "toy" / "model.safetensors")
+    assert all(np.array_equal(value, resumed[name]) for name, value in expected.items())
+
+
 def test_two_processes_give_the_loss_curve_of_one(bench: Path) -> None:
     (bench / "runs" / "two.yaml").write_text((bench / "runs" / "toy.yaml").read_text())
     run(bench, command("train", "runs/toy.yaml"))

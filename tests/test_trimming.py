@@ -191,7 +191,7 @@ def test_a_real_tokenizer_of_83828_pieces_is_trimmed_to_russian_and_english() ->
     assert len(cut) == 30_000
     for language in measure_coverage(old, cut, unseen, kept):
         assert language.unknown_after == language.unknown_before
-        assert language.pieces_after < 1.3 * language.pieces_before
+        assert language.pieces_after < 1.4 * language.pieces_before
 
 
 def read_pairs(path: Path, count: int) -> tuple[list[str], list[str]]:

@@ -9,12 +9,14 @@ predictions and the answer.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import nnls
 
+from secateur import config
 from secateur.config import InputError
 from secateur.encoder import Encoder
 from secateur.modeling import count_heads, count_neurons, find_layers, head_size
@@ -72,24 +74,27 @@ def describe(encoder: Encoder) -> Frame:
 
 def count_parameters(sizes: Sizes, frame: Frame) -> int:
     """Return exactly the parameters of a student of these sizes, those of its `Dense` included."""
-    return int(parameters(*columns([sizes]), frame)[0])
+    return int(parameters(columns([sizes]), frame)[0])
 
 
-def columns(sizes: Sequence[Sizes]) -> tuple[np.ndarray, ...]:
-    """Return the axes as integer columns; full rank as 0."""
+class Columns(NamedTuple):
+    """Many sizes at once: integer arrays that broadcast; full rank as 0."""
+
+    layers: np.ndarray
+    heads: np.ndarray
+    neurons: np.ndarray
+    hidden: np.ndarray
+    pieces: np.ndarray
+    rank: np.ndarray
+
+
+def columns(sizes: Sequence[Sizes]) -> Columns:
     rows = [(s.layers, s.heads, s.neurons, s.hidden, s.pieces, s.rank or 0) for s in sizes]
-    return tuple(np.array(rows, np.int64).T)
+    return Columns(*np.array(rows, np.int64).T)
 
 
-def parameters(
-    layers: np.ndarray,
-    heads: np.ndarray,
-    neurons: np.ndarray,
-    hidden: np.ndarray,
-    pieces: np.ndarray,
-    rank: np.ndarray,
-    frame: Frame,
-) -> np.ndarray:
+def parameters(sizes: Columns, frame: Frame) -> np.ndarray:
+    layers, heads, neurons, hidden, pieces, rank = sizes
     channels = heads * frame.head_size
     words = np.where(rank == 0, pieces * hidden, rank * (pieces + hidden))
     embeddings = words + (frame.positions + frame.types + 2) * hidden
@@ -109,20 +114,13 @@ class Times:
     shares: tuple[float, ...]
 
     def predict(self, sizes: Sizes, frame: Frame) -> float:
-        return float(np.dot(work(*columns([sizes]), frame)[0], self.shares))
+        return float(np.dot(work(columns([sizes]), frame)[0], self.shares))
 
 
-def work(
-    layers: np.ndarray,
-    heads: np.ndarray,
-    neurons: np.ndarray,
-    hidden: np.ndarray,
-    pieces: np.ndarray,
-    rank: np.ndarray,
-    frame: Frame,
-) -> np.ndarray:
+def work(sizes: Columns, frame: Frame) -> np.ndarray:
     """Return what time is spent on [..., 8]: once, by layer, in attention's projections and products, in the FFN's two
     matrices and its activation, in sums and norms, in low-rank embeddings. A large vocabulary costs no time."""
+    layers, heads, neurons, hidden, _, rank = sizes
     channels = heads * frame.head_size
     spent = (
         np.ones_like(layers), layers, channels * hidden / 1e6, channels / 1e3, neurons * hidden / 1e6, neurons / 1e3,
@@ -134,7 +132,7 @@ def work(
 def fit_times(measured: Mapping[Sizes, float], frame: Frame) -> Times:
     """Return the shares that explain measured milliseconds with the least squared relative error, none below zero."""
     times = np.array(list(measured.values()))
-    shares, _ = nnls(work(*columns(list(measured)), frame) / times[:, None], np.ones(len(times)))
+    shares, _ = nnls(work(columns(list(measured)), frame) / times[:, None], np.ones(len(times)))
     return Times(tuple(float(share) for share in shares))
 
 
@@ -223,6 +221,42 @@ class Grid:
     ranks: tuple[float, ...]  # of the hidden width; 1: full
 
 
+def name_sizes(budget: config.Budget, frame: Frame) -> Sizes:
+    """Return the sizes that a budget names, every other axis whole. Raises InputError: more than there is."""
+    whole = frame.whole
+    for key, asked, there in (
+        ("layers", budget.layers, whole.layers),
+        ("vocabulary", budget.vocabulary, whole.pieces),
+        ("rank", budget.rank, (whole.rank or whole.hidden) - 1),
+    ):
+        if asked is not None and asked > there:
+            raise InputError(f"budget.{key}: {asked} asked for, at most {there} can be kept")
+    layers = budget.layers or whole.layers
+    share = layers / whole.layers
+    channels = whole.hidden if budget.hidden is None else round(budget.hidden * whole.hidden / frame.head_size)
+    return Sizes(
+        layers,
+        round((1 if budget.heads is None else budget.heads) * whole.heads * share),
+        round((1 if budget.neurons is None else budget.neurons) * whole.neurons * share),
+        whole.hidden if budget.hidden is None else max(1, channels) * frame.head_size,
+        budget.vocabulary or whole.pieces,
+        budget.rank or whole.rank,
+    )
+
+
+def hold_axes(grid: Grid, budget: config.Budget, frame: Frame) -> Grid:
+    """Return a grid with a single choice on each axis that the budget names."""
+    named = name_sizes(budget, frame)
+    held: dict[str, tuple[Any, ...]] = {
+        "layers": (named.layers,) if budget.layers else grid.layers,
+        "heads": (budget.heads,) if budget.heads is not None else grid.heads,
+        "neurons": (budget.neurons,) if budget.neurons is not None else grid.neurons,
+        "hidden": (named.hidden,) if budget.hidden is not None else grid.hidden,
+        "pieces": (named.pieces,) if budget.vocabulary else grid.pieces,
+    }
+    return replace(grid, **held)
+
+
 def make_grid(frame: Frame, *, least_pieces: int, steps: int = 16) -> Grid:
     """Return every number of layers and of channels, and `steps` fractions of the other axes."""
     whole = frame.whole
@@ -238,6 +272,20 @@ def make_grid(frame: Frame, *, least_pieces: int, steps: int = 16) -> Grid:
     )
 
 
+def cap_grid(grid: Grid, sizes: Sizes, frame: Frame) -> Grid:
+    """Return the choices that are on no axis larger than `sizes`."""
+    kept = kept_fractions(sizes, frame)
+    slack = 1e-9
+    return Grid(
+        layers=tuple(each for each in grid.layers if each <= sizes.layers),
+        heads=tuple(each for each in grid.heads if each <= kept["heads"] + slack) or grid.heads[:1],
+        neurons=tuple(each for each in grid.neurons if each <= kept["neurons"] + slack) or grid.neurons[:1],
+        hidden=tuple(each for each in grid.hidden if each <= sizes.hidden),
+        pieces=tuple(each for each in grid.pieces if each <= sizes.pieces),
+        ranks=grid.ranks,
+    )
+
+
 def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times | None) -> Plan:
     """Return the plan of least predicted loss on the grid that fits; of equal ones the one of fewest parameters.
 
@@ -245,10 +293,37 @@ def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times
     """
     if limits.ms is not None and times is None:
         raise ValueError("milliseconds are limited, but no times were measured")
-    axes = [np.array(each) for each in (grid.layers, grid.heads, grid.neurons, grid.hidden, grid.pieces, grid.ranks)]
+    sizes = spread(grid, frame)
+    params = parameters(sizes, frame)
+    feasible = np.ones(params.shape, bool)
+    if limits.params is not None:
+        feasible &= params <= limits.params
+    if limits.mb is not None:
+        feasible &= params * BYTES <= limits.mb * 1e6
+    milliseconds = None if times is None else work(sizes, frame) @ np.array(times.shares)
+    if limits.ms is not None and milliseconds is not None:
+        feasible &= milliseconds <= limits.ms
+    if not feasible.any():
+        raise InputError(f"budget: {limits} cannot be reached; {name_smallest(params, milliseconds)}")
+    whole = frame.whole
+    scales = (whole.layers, 1, 1, whole.hidden, whole.pieces, 1)
+    curves = [
+        np.array([losses.predict(axis, value / scale) for value in values])
+        for axis, values, scale in zip(AXES, astuple(grid), scales, strict=True)
+    ]
+    lost = sum(np.meshgrid(*curves, indexing="ij", sparse=True))
+    order = np.lexsort((params[feasible], np.broadcast_to(lost, params.shape)[feasible]))
+    best = tuple(place[order[0]] for place in np.nonzero(feasible))
+    layers, heads, neurons, hidden, pieces, rank = (int(np.broadcast_to(size, params.shape)[best]) for size in sizes)
+    return predict(Sizes(layers, heads, neurons, hidden, pieces, rank or None), frame, losses, times)
+
+
+def spread(grid: Grid, frame: Frame) -> Columns:
+    """Return every combination of a grid's choices, one dimension an axis."""
+    axes = [np.array(each) for each in astuple(grid)]
     layers, heads, neurons, hidden, pieces, ranks = np.meshgrid(*axes, indexing="ij", sparse=True)
     whole = frame.whole
-    sizes = (
+    return Columns(
         layers,
         np.maximum(1, (heads * layers * (whole.heads / whole.layers)).astype(int)),
         np.maximum(1, (neurons * layers * (whole.neurons / whole.layers)).astype(int)),
@@ -256,27 +331,6 @@ def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times
         pieces,
         np.where(ranks == 1, whole.rank or 0, np.maximum(1, (ranks * hidden).astype(int))),
     )
-    params = parameters(*sizes, frame)
-    feasible = np.ones(params.shape, bool)
-    if limits.params is not None:
-        feasible &= params <= limits.params
-    if limits.mb is not None:
-        feasible &= params * BYTES <= limits.mb * 1e6
-    milliseconds = None if times is None else work(*sizes, frame) @ np.array(times.shares)
-    if limits.ms is not None and milliseconds is not None:
-        feasible &= milliseconds <= limits.ms
-    if not feasible.any():
-        raise InputError(f"budget: {limits} cannot be reached; {name_smallest(params, milliseconds)}")
-    scales = (whole.layers, 1, 1, whole.hidden, whole.pieces, 1)
-    curves = [
-        np.array([losses.predict(axis, value / scale) for value in values])
-        for axis, values, scale in zip(AXES, axes, scales, strict=True)
-    ]
-    lost = sum(np.meshgrid(*curves, indexing="ij", sparse=True))
-    order = np.lexsort((params[feasible], np.broadcast_to(lost, params.shape)[feasible]))
-    best = tuple(place[order[0]] for place in np.nonzero(feasible))
-    chosen = [int(np.broadcast_to(size, params.shape)[best]) for size in sizes]
-    return predict(Sizes(*chosen[:5], rank=chosen[5] or None), frame, losses, times)
 
 
 AXES = ("layers", "heads", "neurons", "hidden", "pieces", "rank")

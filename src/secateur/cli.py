@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_infer(commands)
     add_prune(commands)
+    add_vocabulary(commands)
     add_encode(commands)
     return parser
 
@@ -138,11 +139,17 @@ def say_resume(options: argparse.Namespace) -> str:
 
 def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = add_command(
-        commands, "infer", "Score a saved model on encodechka.", "secateur infer models/mini-en-ru --data FOLDER"
+        commands,
+        "infer",
+        "Score a saved model on encodechka, or on the probe that comes with secateur.",
+        "secateur infer models/mini-en-ru --data FOLDER",
     )
     command.add_argument("model", nargs="?", help="a model folder or hub name (the model of the last run)")
     command.add_argument("--data", help="a folder with the benchmark's files (downloaded once)")
-    command.add_argument("--tasks", help="some of STS,PI,NLI,SA,TI,IA,IC,ICX,NE1,NE2 (all)")
+    command.add_argument(
+        "--tasks", default="encodechka",
+        help="encodechka, probe, all (both), or some of STS,PI,NLI,SA,TI,IA,IC,ICX,NE1,NE2 (%(default)s)",
+    )  # fmt: skip
     command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
     command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
     command.set_defaults(command=run_infer)
@@ -150,28 +157,49 @@ def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_infer(options: argparse.Namespace) -> None:
     settings: dict[str, object] = {"data": options.data}
-    if options.tasks:
+    on = {"probe": ("probe",), "all": ("encodechka", "probe")}.get(options.tasks, ("encodechka",))
+    if options.tasks not in ("encodechka", "probe", "all"):
         settings["tasks"] = options.tasks.split(",")
     encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
     from secateur.encoder import pick_device
     from secateur.infer import infer, last_model
 
     model = options.model or last_model(options.runs, options.models)
-    print(infer(model, encodechka, cache=options.cache, runs=options.runs, device=pick_device(options.device)))
+    device = pick_device(options.device)
+    print(infer(model, encodechka, on=on, cache=options.cache, runs=options.runs, device=device))
 
 
 def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = add_command(
-        commands, "prune", "Cut a model once and repair it, without training. Fractions are what is KEPT.",
-        "secateur prune models/teacher-mini-en-ru --keep-heads 0.5 --keep-neurons 0.5 --pairs pairs.tsv --out DIR",
+        commands, "prune", "Cut a model and repair it, without training. Under a limit the sizes that lose least are\n"
+        "chosen; what is named stays as named; without a limit the rest stays whole. Fractions are what is KEPT.",
+        "secateur prune models/teacher-mini-en-ru --max-params 4.6M --pairs pairs.tsv --out DIR",
     )  # fmt: skip
     command.add_argument("model", help="a model folder or hub name")
-    command.add_argument("--keep-heads", type=float, default=1.0, metavar="FRACTION", help="(%(default)s)")
-    command.add_argument("--keep-neurons", type=float, default=1.0, metavar="FRACTION", help="(%(default)s)")
+    limits = command.add_argument_group("limits")
+    limits.add_argument("--max-params", metavar="N", help="parameters, as in 12.8M")
+    limits.add_argument("--max-mb", type=float, metavar="MB", help="megabytes of weights")
+    limits.add_argument("--max-ms", type=float, metavar="MS", help="milliseconds a sentence on this machine, measured")
+    axes = command.add_argument_group("axes")
+    axes.add_argument("--keep-heads", type=float, metavar="FRACTION")
+    axes.add_argument("--keep-neurons", type=float, metavar="FRACTION")
+    axes.add_argument("--keep-hidden", type=float, metavar="FRACTION", help="of the hidden width")
+    axes.add_argument("--layers", type=int, metavar="N", help="how many are kept")
+    axes.add_argument("--vocabulary", type=int, metavar="N", help="how many word pieces are kept")
+    axes.add_argument("--rank", type=int, metavar="N", help="of the word pieces' vectors")
+    axes.add_argument("--rounds", type=int, default=1, help="of cut, repair and measuring anew (%(default)s)")
+    axes.add_argument(
+        "--layer-choice", default="removal", choices=("removal", "even"),
+        help="those whose removal hurts least go, or evenly spaced ones stay (%(default)s)",
+    )  # fmt: skip
     command.add_argument(
         "--pairs", nargs="+", required=True, metavar="FILE", help="a .tsv of pairs, or two aligned texts"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the student goes")
+    command.add_argument("--out", type=Path, metavar="DIR", help="where the student goes")
+    command.add_argument(
+        "--family", metavar="F,F,...", help="nested students that keep these fractions of all parameters, in DIR/F each"
+    )
+    command.add_argument("--dry-run", action="store_true", help="print what would be kept and stop")
     command.add_argument("--criterion", default="both", choices=config.CRITERIA, help="(%(default)s)")
     command.add_argument("--ranking", default="global", choices=("global", "layer"), help="(%(default)s)")
     command.add_argument("--multiple", type=int, default=1, help="round neuron counts up to a multiple (%(default)s)")
@@ -186,7 +214,9 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run_prune(options: argparse.Namespace) -> None:
     if len(options.pairs) > 2:
         raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(options.pairs)} files")
-    if options.out.exists() and not is_replaceable(options.out):
+    if options.out is None and not options.dry_run:
+        raise InputError("--out: name a folder for the student, or ask for a --dry-run")
+    if options.out is not None and options.out.exists() and not is_replaceable(options.out):
         raise InputError(f"--out: {options.out} is there already and is not a model folder")
     try:
         prune_as_told(options)
@@ -196,15 +226,27 @@ def run_prune(options: argparse.Namespace) -> None:
 
 def prune_as_told(options: argparse.Namespace) -> None:
     file = options.pairs[0] if len(options.pairs) == 1 else options.pairs
+    fractions = read_fractions(options.family) if options.family is not None else ()
+    if fractions and any((options.max_params, options.max_mb, options.max_ms)):
+        raise InputError("--family: its fractions are limits; name no other")
     experiment = build_experiment(
         {
-            "name": options.out.name,
+            "name": options.out.name if options.out else "plan",
             "teacher": {"model": options.model, "pooling": options.pooling},
             "corpus": {"files": [file], "held_out": options.held_out},
             "saliency": {"pairs": options.saliency_pairs, "criterion": options.criterion},
             "budget": {
                 "heads": options.keep_heads,
                 "neurons": options.keep_neurons,
+                "hidden": options.keep_hidden,
+                "layers": options.layers,
+                "vocabulary": options.vocabulary,
+                "rank": options.rank,
+                "params": 1 if fractions else read_count(options.max_params),
+                "mb": options.max_mb,
+                "ms": options.max_ms,
+                "rounds": options.rounds,
+                "layer_choice": options.layer_choice,
                 "ranking": options.ranking,
                 "multiple": options.multiple,
             },
@@ -215,15 +257,43 @@ def prune_as_told(options: argparse.Namespace) -> None:
         },
         origin="options",
     )
-    from secateur.train import prune
+    from secateur.train import prune, prune_family
 
-    prune(experiment, options.out, cache=options.cache)
+    if options.family is None:
+        prune(experiment, options.out, cache=options.cache, dry_run=options.dry_run)
+    else:
+        prune_family(experiment, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
+
+
+def read_fractions(text: str) -> tuple[float, ...]:
+    """Return the fractions of `0.75,0.5`; raise InputError for anything else."""
+    try:
+        fractions = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        fractions = ()
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise InputError(f"--family: {text!r} is not a list of fractions such as 0.75,0.5,0.25")
+    return fractions
+
+
+def read_count(text: str | None) -> object:
+    """Return a count that is digits as a number; 12.8M and the like are the recipe's to read."""
+    return int(text) if text and text.isdigit() else text
 
 
 PRUNE_OPTIONS = {
     "budget.heads": "--keep-heads",
     "budget.neurons": "--keep-neurons",
+    "budget.hidden": "--keep-hidden",
+    "budget.layer_choice": "--layer-choice",
+    "budget.layers": "--layers",
+    "budget.mb": "--max-mb",
+    "budget.ms": "--max-ms",
     "budget.multiple": "--multiple",
+    "budget.params": "--max-params",
+    "budget.rank": "--rank",
+    "budget.rounds": "--rounds",
+    "budget.vocabulary": "--vocabulary",
     "corpus.held_out": "--held-out",
     "repair.sentences": "--repair-sentences",
     "saliency.pairs": "--saliency-pairs",
@@ -238,6 +308,40 @@ def name_option(message: str) -> str:
     for key, option in PRUNE_OPTIONS.items():
         message = re.sub(rf"\b{re.escape(key)}:", f"{option}:", message)
     return message
+
+
+def add_vocabulary(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "vocabulary", "Keep the word pieces that texts of some languages need, and say what it does to them.",
+        "secateur vocabulary MODEL --corpus ru=ru.txt --corpus en=en.txt --size 30000 --out DIR",
+    )  # fmt: skip
+    command.add_argument("model", help="a model folder or hub name")
+    command.add_argument(
+        "--corpus", action="append", required=True, metavar="LANGUAGE=FILE", help="UTF-8 text, a sentence a line"
+    )
+    command.add_argument("--size", type=int, required=True, metavar="N", help="how many word pieces are kept")
+    command.add_argument(
+        "--exact", action="store_true",
+        help="fold nothing: sentences whose pieces all survive keep their vector bit for bit",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model goes")
+    command.set_defaults(command=run_vocabulary)
+
+
+def run_vocabulary(options: argparse.Namespace) -> None:
+    if options.size < 1:
+        raise InputError(f"--size: {options.size} is not positive")
+    if options.out.exists() and not is_replaceable(options.out):
+        raise InputError(f"--out: {options.out} is there already and is not a model folder")
+    files: dict[str, Path] = {}
+    for word in options.corpus:
+        language, equals, file = word.partition("=")
+        if not equals or not language or language in files:
+            raise InputError(f"--corpus {word}: expected LANGUAGE=FILE, each language once")
+        files[language] = Path(file)
+    from secateur.train import cut_vocabulary
+
+    print(cut_vocabulary(options.model, files, options.size, options.out, fold=not options.exact))
 
 
 def is_replaceable(folder: Path) -> bool:

@@ -5,6 +5,7 @@ Unknown, missing or mistyped keys are refused by name. Every fraction is what is
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,9 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[int, Field(gt=0), BeforeValidator(lambda value: read_amount(value))]
 
 Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor computes in it, else float32
 Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
@@ -105,6 +109,12 @@ VectorTeacher = Annotated[
     | Annotated[UniversalSentenceEncoder, Tag("<universal_sentence_encoder>")],
     Discriminator(lambda data: tag_teacher(data)),
 ]
+
+
+def read_amount(value: Any) -> Any:
+    """Return 12_800_000 for "12.8M" and 85_000 for "85k"; anything else as it is."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG])", value) if isinstance(value, str) else None
+    return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else value
 
 
 def tag_teacher(data: Any) -> str:
@@ -215,13 +225,40 @@ class Saliency:
 
 @dataclass(frozen=True, config=FROZEN)
 class Budget:
-    """What survives: the kept fraction of each axis."""
+    """What survives: limits on what the student may cost, the kept size of single axes, or both.
 
-    heads: Fraction
-    neurons: Fraction
+    Without a limit an axis that is not named stays whole; with one, the solver chooses it.
+    """
+
+    heads: Fraction | None = None  # kept, of those in the kept layers
+    neurons: Fraction | None = None
+    hidden: Fraction | None = None  # rounded to a multiple of the head size
+    layers: Positive | None = None  # how many
+    vocabulary: Positive | None = None  # how many word pieces
+    rank: Positive | None = None  # of the word embeddings
+    params: Amount | None = None  # at the most, as in 12.8M
+    mb: Above | None = None  # of weights, at the most
+    ms: Above | None = None  # a sentence on this machine, at the most
+    layer_choice: Literal["removal", "even"] = "removal"  # even: evenly spaced, as DistilBERT is initialised
     ranking: Literal["global", "layer"] = "global"
     normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared
     multiple: Positive = 1  # neuron counts are rounded up to a multiple of this
+    rounds: Positive = 1  # of cut, repair and measuring again; each cuts the same share of what is left
+    gradual_steps: Count = 0  # of distillation after each round but the last; then rounds follow the cubic schedule
+
+    def __post_init__(self) -> None:
+        axes = (self.heads, self.neurons, self.hidden, self.layers, self.vocabulary, self.rank)
+        if not self.is_limited and all(axis is None for axis in axes):
+            raise InputError(
+                "name a limit (params, mb, ms) or an axis (heads, neurons, hidden, layers, vocabulary, rank)"
+            )
+
+        if self.gradual_steps and self.rounds == 1:
+            raise InputError("gradual_steps: distillation between rounds needs more than one (rounds)")
+
+    @property
+    def is_limited(self) -> bool:
+        return not (self.params is None and self.mb is None and self.ms is None)
 
 
 @dataclass(frozen=True, config=FROZEN)

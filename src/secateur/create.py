@@ -16,18 +16,17 @@ from accelerate.utils import set_seed
 from secateur.config import InputError, Making
 from secateur.corpus import ParallelCorpus, load_corpus
 from secateur.distillation import distill
-from secateur.encodechka import score_encodechka
 from secateur.encoder import Encoder, pick_device, round_weights, save_encoder
-from secateur.leaderboard import SENTENCE_TASKS, Scores
+from secateur.leaderboard import Scores
 from secateur.report import write_making_card
 from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
 from secateur.scores import (
+    Benchmark,
     HeldOut,
     benchmark_curve,
     find_benchmark,
     hold_out,
     judge,
-    score_encoder,
     score_stages,
 )
 from secateur.sources import FREQUENT
@@ -51,7 +50,7 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
         if state.is_main_process:
             open_run(making, places, resume=resume)
         set_seed(making.seed)
-        data = find_benchmark(making.encodechka, places.cache)
+        benchmark = find_benchmark(making.encodechka, places.cache)
         with stage("corpus"):
             corpus = load_corpus(making.corpus, places.cache)
         with stage("student"):
@@ -72,11 +71,11 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
                 student, rows, targets, making.distillation, folder=places.run, seed=making.seed,
                 validate=judge(held_out.first(making.validation.during), making.validation.batch_size),
                 log_metrics=run_log.metrics, resume=step is not None,
-                callbacks=benchmark_curve(data, making, run_log),
+                callbacks=benchmark_curve(benchmark, making, run_log),
             )  # fmt: skip
         log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
         if state.is_main_process:
-            finish(result.encoder, teacher, held_out, data, making, places, run_log, step=result.step)
+            finish(result.encoder, teacher, held_out, benchmark, making, places, run_log, step=result.step)
 
 
 def open_teachers(making: Making, corpus: ParallelCorpus, cache: Path, *, device: str) -> list[VectorSource]:
@@ -106,7 +105,7 @@ def finish(
     student: Encoder,
     teacher: VectorSource,
     held_out: HeldOut,
-    data: Path | None,
+    benchmark: Benchmark | None,
     making: Making,
     places: Places,
     run_log: RunLog,
@@ -119,7 +118,7 @@ def finish(
         round_weights(student)
     with stage("scores"):
         rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, making)]
-        scores = score_both(student, teacher, data, making)
+        scores = score_both(student, teacher, benchmark)
     folder = places.models / making.name
     save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores), half=half)
     keep_results(rows, scores, places, run_log, student=folder, step=step)
@@ -131,17 +130,15 @@ def judge_teacher(held_out: HeldOut) -> dict[str, Any]:
     return {"stage": "teacher", "cosine": 1.0, "en_ru": retrieval(en, ru), "ru_en": retrieval(ru, en)}
 
 
-def score_both(student: Encoder, teacher: VectorSource, data: Path | None, making: Making) -> dict[str, Scores]:
+def score_both(student: Encoder, teacher: VectorSource, benchmark: Benchmark | None) -> dict[str, Scores]:
     """Score the student, and its teacher if all of it reads Russian."""
-    if data is None:
+    if benchmark is None:
         return {}
-    scores = {"student": score_encoder(student, data, making.encodechka, name="student")}
+    scores = {"student": benchmark.score(student, name="student")}
     if reads_english_alone(teacher):
         log.info("the teachers are not scored: one of them knows Russian sentences by their translations alone")
         return scores
-    tasks = [task for task in making.encodechka.tasks if task in SENTENCE_TASKS]
-    of_teacher = score_encodechka(teacher, data, tasks=tasks, own_only=True, progress="encodechka, teacher")
-    return {"teacher": of_teacher, **scores}
+    return {"teacher": benchmark.score(teacher, name="teacher"), **scores}
 
 
 def reads_english_alone(teacher: VectorSource) -> bool:

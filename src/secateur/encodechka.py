@@ -75,13 +75,52 @@ def score_encodechka(
     parts = {
         task: [read_examples(data, part) for part in SENTENCE_PARTS[task]] for task in tasks if task in SENTENCE_PARTS
     }
-    scores = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
+    outcomes = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
+    scores = take_scores(outcomes)
     for task in tasks:
         if task in WORD_FILES and isinstance(encoder, WordEncoder):
             entities = read_entities(data / WORD_FILES[task])
             scores[task] = {"own": score_words(encoder, entities, batch_size, progress and f"{progress} {task}")}
     log.info("encodechka: %d tasks in %.0f s", len(scores), time.monotonic() - started)
     return Scores({task: scores[task] for task in tasks if task in scores})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task came to, item by item, and the statistic of it that is the score."""
+
+    columns: tuple[np.ndarray, ...]  # one value an item: label and dot product, hit or miss, label and probability
+    statistic: Callable[..., float]
+
+    @property
+    def score(self) -> float:
+        return self.statistic(*self.columns)
+
+    def resample(self, rows: np.ndarray) -> float:
+        """Return the score of some items, each as often as it is named."""
+        return self.statistic(*(column[rows] for column in self.columns))
+
+
+Outcomes = dict[str, dict[str, Outcome]]  # by task, then by vector
+
+
+def take_scores(outcomes: Outcomes) -> dict[str, dict[str, float]]:
+    return {task: {name: each.score for name, each in vectors.items()} for task, vectors in outcomes.items()}
+
+
+def bootstrap_mean(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> np.ndarray:
+    """Return the mean over tasks of the own vector's score, `repeats` times, the items of each task drawn anew.
+
+    The same seed draws the same items for every encoder, so that two encoders' differences can be taken draw by draw
+    (Efron & Tibshirani 1993, chapter 13).
+    """
+    generator = np.random.default_rng(seed)
+    means = np.zeros(repeats)
+    for vectors in outcomes.values():
+        own = vectors["own"]
+        count = len(own.columns[0])
+        means += [own.resample(generator.integers(count, size=count)) for _ in range(repeats)]
+    return means / len(outcomes)
 
 
 @dataclass(frozen=True)
@@ -99,8 +138,8 @@ def score_examples(
     own_only: bool = False,
     batch_size: int = 64,
     progress: str = "",
-) -> dict[str, dict[str, float]]:
-    """Return each task's score by vector; `parts` holds the examples of each of STS, PI, NLI, SA, TI, IA, IC, ICX."""
+) -> Outcomes:
+    """Return each task's outcome by vector; `parts` holds the examples of each of STS, PI, NLI, SA, TI, IA, IC, ICX."""
     if not parts:
         return {}
     sentences = [text for examples in parts.values() for part in examples for column in part.texts for text in column]
@@ -109,15 +148,15 @@ def score_examples(
     check_finite(pooled)
     others = [] if own_only else name_others(pooled)
     twins = [name for name in others if is_close(pick(pooled, name), pooled["own"])]  # own under another name
-    scores: dict[str, dict[str, float]] = {}
+    outcomes: Outcomes = {}
     for task, examples in tqdm(parts.items(), desc=f"{progress} tasks", unit=" tasks", disable=not progress):
         scored = {
             name: MEASURES[task](*(look_up(part, rows, pooled, name) for part in examples))
             for name in ("own", *others)
             if name not in twins
         }
-        scores[task] = {name: scored.get(name, scored["own"]) for name in ("own", *others)}
-    return scores
+        outcomes[task] = {name: scored.get(name, scored["own"]) for name in ("own", *others)}
+    return outcomes
 
 
 def pool(
@@ -156,8 +195,16 @@ def look_up(part: Examples, rows: dict[str, int], pooled: dict[str, np.ndarray],
     return Embedded(tuple(vectors), np.asarray(part.labels))
 
 
-def correlate(pairs: Embedded) -> float:
-    return float(spearmanr(pairs.labels, dot_products(pairs)).statistic)
+def correlate(pairs: Embedded) -> Outcome:
+    return Outcome((pairs.labels, dot_products(pairs)), rank_correlation)
+
+
+def rank_correlation(labels: np.ndarray, products: np.ndarray) -> float:
+    return float(spearmanr(labels, products).statistic)
+
+
+def accuracy(hits: np.ndarray) -> float:
+    return float(np.mean(hits))
 
 
 def dot_products(pairs: Embedded) -> np.ndarray:
@@ -166,33 +213,38 @@ def dot_products(pairs: Embedded) -> np.ndarray:
     return products
 
 
-def cross_validate(pairs: Embedded) -> float:
+def cross_validate(pairs: Embedded) -> Outcome:
     folds = KFold(n_splits=3, shuffle=True, random_state=1)
     predicted = cross_val_predict(regression(), dot_products(pairs)[:, np.newaxis], pairs.labels, cv=folds)
-    return float(np.mean(predicted == pairs.labels))
+    return Outcome((predicted == pairs.labels,), accuracy)
 
 
 def regression() -> LogisticRegression:
     return LogisticRegression(max_iter=10_000)
 
 
-def classify(train: Embedded, test: Embedded) -> float:
-    """Return the better accuracy of logistic regression and 3 nearest neighbours."""
+def classify(train: Embedded, test: Embedded) -> Outcome:
+    """Return the better of logistic regression and 3 nearest neighbours."""
     (known,), (asked,) = train.vectors, test.vectors
     # float64: in float32 the solver stops elsewhere (SA of a 6-layer model: 0.7033 against 0.7040)
     regressed = regression().fit(known.astype(np.float64), train.labels).predict(asked.astype(np.float64))
     neighbours = KNeighborsClassifier(n_neighbors=3, weights="distance").fit(known, train.labels).predict(asked)
-    return max(float(np.mean(predicted == test.labels)) for predicted in (regressed, neighbours))
+    both = [Outcome((predicted == test.labels,), accuracy) for predicted in (regressed, neighbours)]
+    return max(both, key=lambda outcome: outcome.score)
 
 
-def separate(train: Embedded, test: Embedded) -> float:
+def separate(train: Embedded, test: Embedded) -> Outcome:
     """Return the area under the ROC curve of logistic regression's probability of label 1."""
     (known,), (asked,) = train.vectors, test.vectors
     model = regression().fit(known.astype(np.float64), train.labels)
-    return float(roc_auc_score(test.labels, model.predict_proba(asked.astype(np.float64))[:, 1]))
+    return Outcome((test.labels, model.predict_proba(asked.astype(np.float64))[:, 1]), area_under_curve)
 
 
-MEASURES: dict[str, Callable[..., float]] = {
+def area_under_curve(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return float(roc_auc_score(labels, probabilities))
+
+
+MEASURES: dict[str, Callable[..., Outcome]] = {
     "STS": correlate,
     "PI": correlate,
     "NLI": cross_validate,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,34 +16,40 @@ from secateur.encoder import embed, load_encoder
 from secateur.files import write_json
 from secateur.leaderboard import Scores, dump_scores
 from secateur.report import format_benchmark
-from secateur.scores import score_encoder
+from secateur.scores import Benchmark
 
 log = logging.getLogger(__name__)
 
 
-def infer(model: str, settings: config.Encodechka, *, cache: Path, runs: Path, device: str) -> str:
-    """Return the benchmark table of a model, its teacher beside it where a run's record names one.
+def infer(model: str, settings: config.Encodechka, *, on: Sequence[str], cache: Path, runs: Path, device: str) -> str:
+    """Return a model's table for each benchmark of `on`, its teacher beside it where a run's record names one.
 
-    Without the benchmark's data: the validation table that the run kept. Raises InputError: not a model, or
-    neither data nor a run.
+    `on` names encodechka, probe or both. Without encodechka's data: what the run's record kept, if that was all.
+    Raises InputError: not a model, or nothing to score it on.
     """
     encoder = load_encoder(config.Teacher(model=model), device=device)
-    try:
-        data = find_data(settings, cache)
-    except DownloadError as error:
-        return kept_table(runs / Path(model).name / "table.txt", error)
-    log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
-    scores: dict[str, Scores] = {}
+    encoders = {Path(model).name: encoder}
     teacher = find_teacher(runs / Path(model).name)
     if teacher is not None and teacher.model != model:
-        scores["teacher"] = score_encoder(load_encoder(teacher, device=device), data, settings, name="teacher")
-    scores[Path(model).name] = score_encoder(encoder, data, settings, name=Path(model).name)
-    save_scores(scores, runs / Path(model).name / "encodechka.json")
-    return format_benchmark(scores)
+        encoders = {"teacher": load_encoder(teacher, device=device), **encoders}
+    log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
+    tables = []
+    for name in on:
+        try:
+            benchmark = Benchmark(settings, find_data(settings, cache) if name == "encodechka" else None)
+        except DownloadError as error:
+            if len(on) == 1:
+                return kept_table(runs / Path(model).name / "table.txt", error)
+            log.warning("encodechka cannot be scored: %s", error)
+            continue
+        scores = {each: benchmark.score(encoders[each], name=each) for each in encoders}
+        save_scores(scores, runs / Path(model).name / f"{name}.json")
+        tables.append(format_benchmark(scores))
+    return "\n\n".join(tables)
 
 
 def kept_table(path: Path, error: DownloadError) -> str:
-    remedy = "--data FOLDER names a copy of its files"
+    remedy = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"
     if not path.is_file():
         raise InputError(f"encodechka cannot be scored: {error}; {remedy}")
     log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, remedy)
@@ -54,8 +61,10 @@ def find_teacher(run: Path) -> config.Teacher | None:
     recipe = run / "recipe.json"
     if not recipe.exists():
         return None
-    experiment = config.build_experiment(json.loads(recipe.read_text(encoding="utf-8")), origin=str(recipe))
-    return experiment.teacher if Path(experiment.teacher.model).exists() else None
+    made = config.build_run(json.loads(recipe.read_text(encoding="utf-8")), origin=str(recipe))
+    if not isinstance(made, config.Experiment):  # out of others' vectors
+        return None
+    return made.teacher if Path(made.teacher.model).exists() else None
 
 
 def save_scores(scores: dict[str, Scores], path: Path) -> None:

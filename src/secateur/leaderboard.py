@@ -32,6 +32,8 @@ class Scores:
     """
 
     tasks: dict[str, dict[str, float]]
+    benchmark: str = "encodechka"  # or probe
+    interval: tuple[float, float] | None = None  # 95%, of the mean of the own vector's sentence tasks
 
     @property
     def own(self) -> dict[str, float]:
@@ -63,15 +65,19 @@ def dump_scores(scores: Scores) -> dict[str, Any]:
         for task, vectors in scores.tasks.items()
     }
     means = {"own": mean_s(scores.own), "best": mean_s(scores.best)}
-    return {"mean_s": means, "tasks": tasks, "best_vector": scores.best_vector}
+    plain = {"benchmark": scores.benchmark, "mean_s": means, "tasks": tasks, "best_vector": scores.best_vector}
+    return plain if scores.interval is None else {**plain, "interval": list(scores.interval)}
 
 
 def load_scores(plain: dict[str, Any]) -> Scores:
+    interval = plain.get("interval")
     return Scores(
         {
             task: {vector: math.nan if score is None else score for vector, score in vectors.items()}
             for task, vectors in plain["tasks"].items()
-        }
+        },
+        benchmark=plain.get("benchmark", "encodechka"),
+        interval=None if interval is None else (interval[0], interval[1]),
     )
 
 

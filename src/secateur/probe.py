@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from secateur.benchmark_data import Examples, Part, read_examples
 from secateur.config import InputError
-from secateur.encodechka import SentenceEncoder, score_examples
+from secateur.encodechka import SentenceEncoder, bootstrap_mean, score_examples, take_scores
 from secateur.leaderboard import SENTENCE_TASKS, Scores
 from secateur.teachers import VectorSource
 
@@ -77,15 +79,16 @@ def score_probe(
     batch_size: int = 64,
     progress: str = "",
 ) -> Scores:
-    """Score an encoder on the probe's texts, as `score_encodechka` does on encodechka's.
+    """Score an encoder on the probe's texts as `score_encodechka` does on encodechka's; the mean has a 95% interval.
 
     Raises InputError: a file of `folder` is missing or damaged; the line and the column are named.
     """
     started = time.monotonic()
     parts = {task: read_parts(folder, task) for task in tasks if task in PARTS}
-    scores = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
-    log.info("probe: %d tasks in %.0f s", len(scores), time.monotonic() - started)
-    return Scores(scores)
+    outcomes = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
+    low, high = np.quantile(bootstrap_mean(outcomes), [0.025, 0.975])
+    log.info("probe: %d tasks in %.0f s", len(outcomes), time.monotonic() - started)
+    return Scores(take_scores(outcomes), benchmark="probe", interval=(float(low), float(high)))
 
 
 def read_parts(folder: Path, task: str) -> list[Examples]:

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from secateur.config import Experiment, Making, Run, dump_run
+from secateur.budget import Frame, Plan, count_parameters
+from secateur.config import Budget, Experiment, Making, Run, dump_run
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.saliency import Saliency
 from secateur.selection import Kept
+from secateur.trimming import Trimmed
 
 matplotlib.use("Agg")
 
@@ -35,6 +38,8 @@ def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def format_benchmark(scores: Mapping[str, Scores]) -> str:
     """Return the benchmark table: own vectors, then best poolings as published rows have them, then those rows."""
+    if next(iter(scores.values())).benchmark == "probe":
+        return format_probe(scores)
     tasks = [*SENTENCE_TASKS, *WORD_TASKS]
     header = ["encodechka", *SENTENCE_TASKS, "Mean S", *WORD_TASKS]
     rows = [header]
@@ -50,6 +55,17 @@ def format_benchmark(scores: Mapping[str, Scores]) -> str:
     return "\n".join(lines)
 
 
+def format_probe(scores: Mapping[str, Scores]) -> str:
+    """Return the probe's table, own vectors, with the 95% interval of each mean."""
+    rows = [["probe, own vector", *SENTENCE_TASKS, "mean", "95% interval"]]
+    for name, score in scores.items():
+        values = [f"{score.own[task]:.4f}" if task in score.own else "-" for task in SENTENCE_TASKS]
+        mean = mean_s(score.own)
+        interval = "-" if score.interval is None else "{:.4f}-{:.4f}".format(*score.interval)
+        rows.append([name, *values, "-" if mean is None else f"{mean:.4f}", interval])
+    return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
+
+
 FORMS = {"own": "own vector", "best": "best pooling"}
 
 
@@ -57,6 +73,33 @@ def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
     cells = {task: f"{values[task]:.4f}" if task in values else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
     sentence = [cells[task] for task in SENTENCE_TASKS]
     return [*sentence, "-" if mean is None else f"{mean:.4f}", *(cells[task] for task in WORD_TASKS)]
+
+
+def format_plan(plan: Plan, frame: Frame) -> str:
+    """Return what a plan keeps of each axis, and what it is predicted to cost and to lose."""
+    whole = asdict(frame.whole)
+    rows = [["axis", "whole", "kept", "predicted loss"]]
+    for axis, size in asdict(plan.sizes).items():
+        name = {"pieces": "word pieces", "rank": "rank of their vectors"}.get(axis, axis)
+        sides = (
+            whole["hidden"] if axis == "rank" and each is None else each
+            for each in (whole[axis], size or plan.sizes.hidden)
+        )
+        rows.append([name, *(f"{side:,}" for side in sides), f"{plan.losses[axis]:.4f}" if plan.loss else "-"])
+    cost = f"{plan.params:,} parameters of {count_parameters(frame.whole, frame):,}, {plan.mb:.1f} MB"
+    cost += "" if plan.ms is None else f", {plan.ms:.2f} ms a sentence"
+    cost += f"; predicted cosine {1 - plan.loss:.4f} before training" if plan.loss else ""
+    return f"{format_table(rows)}\n{cost}"
+
+
+def format_coverage(trimmed: Trimmed) -> str:
+    """Return what a trimmed vocabulary did to each language's text."""
+    rows = [["language", "pieces a word", "after", "unknown pieces", "after", "sentences whose pieces all survived"]]
+    for each in trimmed.coverage:
+        before, after = f"{each.pieces_before:.3f}", f"{each.pieces_after:.3f}"
+        unknown = f"{each.unknown_before:,}", f"{each.unknown_after:,}"
+        rows.append([each.language, before, after, *unknown, f"{each.survived:.1%}"])
+    return f"{len(trimmed.kept):,} word pieces kept\n{format_table(rows)}"
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -95,13 +138,47 @@ def draw_saliency(saliency: Saliency, kept: Kept) -> Figure:
     return figure
 
 
+def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw cosine against parameters and against milliseconds, the Pareto front a line through what nothing beats."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("parameters", "ms"), ("parameters", "ms a sentence"), strict=True
+    ):
+        best = pareto_front([(row[key], row["cosine"]) for row in rows])
+        axes.plot(*zip(*best, strict=True), color="tab:orange", label="Pareto front")
+        axes.scatter([row[key] for row in rows], [row["cosine"] for row in rows], zorder=3)
+        for row in rows:
+            axes.annotate(row["stage"], (row[key], row["cosine"]), xytext=(4, -10), textcoords="offset points")
+        axes.set(xlabel=label, ylabel="cosine to the teacher, held-out pairs", xscale="log")
+        axes.legend()
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (cost, quality) points that no other beats in both, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
 def write_card(experiment: Experiment, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores]) -> str:
     """Return the student's README.md, from measured numbers only."""
     text = f"""An English-Russian sentence encoder of {rows[-1]["parameters"]:,} parameters, cut from
-{experiment.teacher.model} ({rows[0]["parameters"]:,}) with secateur: heads kept {experiment.budget.heads}, neurons kept
-{experiment.budget.neurons}, repaired in closed form, distilled for {experiment.distillation.steps} steps."""
+{experiment.teacher.model} ({rows[0]["parameters"]:,}) with secateur: {say_budget(experiment.budget)}; repaired in
+closed form, distilled for {experiment.distillation.steps} steps."""
     first = "import secateur  # registers the pruned model type; without it pass trust_remote_code=True\n"
     return fill_card(experiment, text, rows, scores, tag="pruned", first=first)
+
+
+def say_budget(budget: Budget) -> str:
+    """Return a budget in words: what is kept of an axis, what the student may cost."""
+    fractions = {f"{axis} kept": getattr(budget, axis) for axis in ("heads", "neurons", "hidden")}
+    counts = {"layers": budget.layers, "word pieces": budget.vocabulary, "rank of their vectors": budget.rank}
+    limits = {"at most parameters": budget.params, "at most MB": budget.mb, "at most ms a sentence": budget.ms}
+    named = {**fractions, **counts, **limits}
+    return ", ".join(f"{name} {value:,}" for name, value in named.items() if value is not None)
 
 
 def write_making_card(

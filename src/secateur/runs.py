@@ -95,13 +95,13 @@ def keep_results(
     step: int,
 ) -> None:
     """Keep, report and print a run's tables; `student` is its folder, the last row and the last scores are its own."""
-    record = {"step": step, "stages": rows, "encodechka": {name: dump_scores(of) for name, of in scores.items()}}
+    record = {"step": step, "stages": rows, "benchmark": {name: dump_scores(of) for name, of in scores.items()}}
     write_json(places.run / "scores.json", record)
     text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
     write_text(places.run / "table.txt", text + "\n")
     run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
     for name, of_encoder in scores.items():
-        run_log.metrics(name_scores(f"encodechka, {name}", of_encoder), step)
+        run_log.metrics(name_scores(f"{of_encoder.benchmark}, {name}", of_encoder), step)
     run_log.table("stages", rows)
     run_log.model(student)
     log.info("the student is in %s", student)

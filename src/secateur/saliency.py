@@ -11,7 +11,7 @@ One gate per sentence gives one signed value per sentence (Michel et al. 2019, e
 example; Molchanov et al. 2017 derive |w dL/dw|).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.encoder import Encoder, encode, pad, tokenize
+from secateur.encoder import Encoder, embed, encode, pad, tokenize
 from secateur.files import whole_file
 from secateur.losses import similarity_mse
 from secateur.modeling import count_heads, count_neurons, find_layers, find_linear, head_size, layer_names
@@ -253,6 +253,43 @@ def frozen(encoder: Encoder) -> Iterator[None]:
             module.training = training
         for parameter, trained in parameters:
             parameter.requires_grad_(trained)
+
+
+def score_layers(encoder: Encoder, sentences: Sequence[str], *, batch_size: int = 64) -> Tensor:
+    """Return what each layer matters, float64 [layers]: the loss when it goes, after those that matter less.
+
+    The layer whose removal moves the sentence vectors least, 1 - cosine to the whole encoder's, goes first; then of
+    what is left the next one. No layer is repaired meanwhile. The k layers of highest score are those left of k.
+    """
+    layers = find_layers(encoder.transformer)
+    expected = embed(encoder, sentences, batch_size=batch_size)
+    removed: list[int] = []
+    scores = torch.zeros(len(layers), dtype=torch.float64)
+    while len(removed) < len(layers):
+        losses = {}
+        for number in set(range(len(layers))) - set(removed):
+            with skipped([layers[each] for each in (*removed, number)]):
+                vectors = embed(encoder, sentences, batch_size=batch_size)
+            losses[number] = float(1 - (vectors * expected).sum(axis=1).mean())
+        least = min(losses, key=lambda number: (losses[number], number))
+        removed.append(least)
+        scores[least] = max(losses[least], scores.max().item()) + 1e-9 * len(removed)  # in the order of removal
+    return scores
+
+
+@contextmanager
+def skipped(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let hidden states pass these layers as they come."""
+
+    def pass_by(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+
+    handles = [layer.register_forward_hook(pass_by) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 PairBatches = Iterator[dict[str, Tensor]]

@@ -16,7 +16,9 @@ from secateur.corpus import ParallelCorpus
 from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.encodechka import score_encodechka
 from secateur.encoder import Encoder, computing_in, embed
-from secateur.leaderboard import Scores, mean_s
+from secateur.leaderboard import SENTENCE_TASKS, Scores, mean_s
+from secateur.probe import score_probe
+from secateur.teachers import VectorSource
 from secateur.tracking import RunLog
 from secateur.validation import validate
 
@@ -84,56 +86,79 @@ def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Ru
     ]
 
 
-def find_benchmark(settings: config.Encodechka, cache: Path) -> Path | None:
-    """Return the folder of the benchmark's files, or None, said once, where they cannot be had or are not wanted."""
+@dataclass(frozen=True)
+class Benchmark:
+    """What encoders are scored on: encodechka's files or, where they cannot be had, the probe that ships with us."""
+
+    settings: config.Encodechka
+    data: Path | None  # the folder of encodechka's files; none: the probe
+
+    @property
+    def name(self) -> str:
+        return "probe" if self.data is None else "encodechka"
+
+    def score(self, encoder: Encoder | VectorSource, *, name: str, own_only: bool = False) -> Scores:
+        """Score an encoder, or a source of vectors, on the tasks of the settings; `name` stands beside the bar."""
+        progress = f"{self.name}, {name}"
+        if not isinstance(encoder, Encoder):
+            return self.score_source(encoder, progress)
+        with computing_in(self.settings.precision, encoder.device):
+            if self.data is None:
+                return score_probe(encoder, tasks=self.settings.tasks, own_only=True, progress=progress)
+            return score_encodechka(
+                encoder, self.data, tasks=self.settings.tasks, own_only=own_only, batch_size=self.settings.batch_size,
+                progress=progress,
+            )  # fmt: skip
+
+    def score_source(self, source: VectorSource, progress: str) -> Scores:
+        tasks = [task for task in self.settings.tasks if task in SENTENCE_TASKS]
+        if self.data is None:
+            return score_probe(source, tasks=tasks, progress=progress)
+        return score_encodechka(source, self.data, tasks=tasks, own_only=True, progress=progress)
+
+
+def find_benchmark(settings: config.Encodechka, cache: Path) -> Benchmark | None:
+    """Return what to score on; None where no task or stage is wanted. That the probe stands in is said."""
     if not settings.tasks or not settings.stages:
         return None
     try:
-        return find_data(settings, cache)
+        return Benchmark(settings, find_data(settings, cache))
     except DownloadError as error:
-        log.warning("encodechka will not be scored: %s; encodechka.data=FOLDER names a copy of its files", error)
-        return None
-
-
-def score_benchmark(encoders: dict[str, Encoder], data: Path | None, settings: config.Encodechka) -> dict[str, Scores]:
-    if data is None:
-        return {}
-    return {name: score_encoder(encoders[name], data, settings, name=name) for name in settings.stages}
-
-
-def score_encoder(
-    encoder: Encoder, data: Path, settings: config.Encodechka, *, name: str, own_only: bool = False
-) -> Scores:
-    """Score an encoder on the tasks of `settings`; `name` stands beside the progress bar."""
-    with computing_in(settings.precision, encoder.device):
-        return score_encodechka(
-            encoder, data, tasks=settings.tasks, own_only=own_only, batch_size=settings.batch_size,
-            progress=f"encodechka, {name}",
+        log.warning(
+            "encodechka will not be scored: %s; encodechka.data=FOLDER names a copy of its files. The probe that comes "
+            "with secateur is scored instead; its numbers are not encodechka's", error,
         )  # fmt: skip
+        return Benchmark(settings, None)
 
 
-def benchmark_curve(data: Path | None, experiment: Run, run_log: RunLog) -> tuple[TrainerCallback, ...]:
+def score_benchmark(encoders: dict[str, Encoder], benchmark: Benchmark | None) -> dict[str, Scores]:
+    if benchmark is None:
+        return {}
+    return {name: benchmark.score(encoders[name], name=name) for name in benchmark.settings.stages}
+
+
+def benchmark_curve(benchmark: Benchmark | None, experiment: Run, run_log: RunLog) -> tuple[TrainerCallback, ...]:
     """Return what reports the benchmark while training, if that is asked for. Nothing is chosen by it."""
     every = experiment.tracking.encodechka_every
-    if not every or data is None:
+    if not every or benchmark is None:
         return ()
-    return (BenchmarkCurve(data, experiment.encodechka, every, run_log),)
+    return (BenchmarkCurve(benchmark, every, run_log),)
 
 
 class BenchmarkCurve(TrainerCallback):
     """Every so many steps: each task's score of the own vector, and Mean S, as metrics."""
 
-    def __init__(self, data: Path, settings: config.Encodechka, every: int, run_log: RunLog):
-        self.data, self.settings, self.every, self.run_log = data, settings, every, run_log
+    def __init__(self, benchmark: Benchmark, every: int, run_log: RunLog):
+        self.benchmark, self.every, self.run_log = benchmark, every, run_log
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every or not state.is_world_process_zero:
             return
         training = model.training
         model.eval()
-        scores = score_encoder(model.encoder, self.data, self.settings, name=f"step {state.global_step}", own_only=True)
+        scores = self.benchmark.score(model.encoder, name=f"step {state.global_step}", own_only=True)
         model.train(training)
-        self.run_log.metrics(name_scores("encodechka", scores), state.global_step)
+        self.run_log.metrics(name_scores(self.benchmark.name, scores), state.global_step)
 
 
 def name_scores(prefix: str, scores: Scores) -> dict[str, float]:

@@ -1,13 +1,16 @@
-"""Saliency and a budget -> Kept: the heads and neurons of each layer that survive."""
+"""Saliency and sizes -> Kept: the layers, their heads and neurons, and the channels that survive."""
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from secateur import config
+from secateur.budget import Sizes
 from secateur.config import InputError
 from secateur.saliency import Saliency
 
@@ -24,32 +27,66 @@ class Kept:
     hidden: tuple[int, ...] | None = None  # channels of the hidden width, a multiple of the head size; none: all
 
 
-def choose_kept(saliency: Saliency, budget: config.Budget) -> Kept:
-    """Keep the most salient fraction of heads and of neurons, over all layers or within each.
+def choose_kept(saliency: Saliency, sizes: Sizes, layers: Sequence[int], budget: config.Budget) -> Kept:
+    """Keep the most salient heads and neurons of the kept layers, over all of them or within each, and channels.
 
-    Raises InputError if an axis would be left empty. A layer that loses all its heads is reported.
+    `sizes` says how many. Raises InputError if an axis would be left empty. A layer that loses all its heads is
+    reported.
     """
     scale = NORMALIZATIONS[budget.normalization]
-    heads = choose_axis(scale(saliency.heads), budget.heads, budget.ranking, axis="heads")
-    neurons = choose_axis(scale(saliency.neurons), budget.neurons, budget.ranking, axis="neurons")
-    neurons = round_up(neurons, saliency.neurons, multiple=budget.multiple)
-    for axis, layers in (("heads", heads), ("neurons", neurons)):
-        for number, kept in enumerate(layers):
+    in_heads, in_neurons = ([scores[layer] for layer in layers] for scores in (saliency.heads, saliency.neurons))
+    heads = choose_axis(scale(in_heads), sizes.heads, budget.ranking, axis="heads")
+    neurons = choose_axis(scale(in_neurons), sizes.neurons, budget.ranking, axis="neurons")
+    neurons = round_up(neurons, in_neurons, multiple=budget.multiple)
+    for axis, counts in (("heads", heads), ("neurons", neurons)):
+        for number, kept in zip(layers, counts, strict=True):
             if not kept:
                 log.warning("layer %d loses all its %s", number, axis)
-    return Kept(heads=heads, neurons=neurons)
+    hidden = None if sizes.hidden == len(saliency.hidden) else tuple(best_indices(saliency.hidden, sizes.hidden))
+    return Kept(heads, neurons, None if len(layers) == len(saliency.heads) else tuple(layers), hidden)
 
 
-def choose_axis(layers: tuple[Tensor, ...], fraction: float, ranking: str, *, axis: str) -> tuple[tuple[int, ...], ...]:
-    choose = {"global": choose_globally, "layer": choose_by_layer}[ranking]
-    kept = choose(layers, fraction)
+def choose_axis(layers: Sequence[Tensor], count: int, ranking: str, *, axis: str) -> tuple[tuple[int, ...], ...]:
+    total = sum(len(scores) for scores in layers)
+    kept = choose_globally(layers, count) if ranking == "global" else choose_by_layer(layers, count / max(total, 1))
     if not any(kept):
-        total = sum(len(scores) for scores in layers)
-        raise InputError(f"budget.{axis}: {fraction} of {total} {axis} leaves none")
+        raise InputError(f"budget.{axis}: {count} of {total} {axis} leaves none")
     return kept
 
 
-def normalise_by_root(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def spread_layers(whole: int, count: int) -> tuple[int, ...]:
+    """Return `count` of `whole` layers, evenly spaced, the first and the last among them (Sanh et al. 2019)."""
+    return tuple(dict.fromkeys(round(place) for place in np.linspace(0, whole - 1, count).tolist()))
+
+
+def compose(first: Kept, second: Kept) -> Kept:
+    """Return the cut of a teacher that is `first` and then, of what that left, `second`."""
+    layers = range(len(second.heads)) if second.layers is None else second.layers
+    chosen = range(len(first.heads)) if first.layers is None else first.layers
+    heads = (pick(first.heads[layer], kept) for layer, kept in zip(layers, second.heads, strict=True))
+    neurons = (pick(first.neurons[layer], kept) for layer, kept in zip(layers, second.neurons, strict=True))
+    whole = first.layers is None and second.layers is None
+    hidden = second.hidden if first.hidden is None else first.hidden
+    if first.hidden is not None and second.hidden is not None:
+        hidden = pick(first.hidden, second.hidden)
+    return Kept(tuple(heads), tuple(neurons), None if whole else tuple(chosen[layer] for layer in layers), hidden)
+
+
+def restrict(saliency: Saliency, kept: Kept) -> Saliency:
+    """Return the scores of what a cut has left, in its places."""
+    layers = range(len(saliency.heads)) if kept.layers is None else kept.layers
+    return Saliency(
+        heads=tuple(saliency.heads[layer][list(left)] for layer, left in zip(layers, kept.heads, strict=True)),
+        neurons=tuple(saliency.neurons[layer][list(left)] for layer, left in zip(layers, kept.neurons, strict=True)),
+        hidden=saliency.hidden if kept.hidden is None else saliency.hidden[list(kept.hidden)],
+    )
+
+
+def pick(indices: Sequence[int], places: Sequence[int]) -> tuple[int, ...]:
+    return tuple(indices[place] for place in places)
+
+
+def normalise_by_root(layers: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return each layer's scores over the square root of their L2 norm.
 
     Scores as they are compare across layers in principle (each is a derivative by a gate of 1) but empty the lower
@@ -60,17 +97,16 @@ def normalise_by_root(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(scores / scores.norm().sqrt().clamp(min=torch.finfo(scores.dtype).tiny) for scores in layers)
 
 
-def leave_as_they_are(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def leave_as_they_are(layers: Sequence[Tensor]) -> Sequence[Tensor]:
     return layers
 
 
 NORMALIZATIONS = {"root": normalise_by_root, "none": leave_as_they_are}
 
 
-def choose_globally(layers: tuple[Tensor, ...], fraction: float) -> tuple[tuple[int, ...], ...]:
+def choose_globally(layers: Sequence[Tensor], count: int) -> tuple[tuple[int, ...], ...]:
     """Rank all layers together by the scores given."""
-    scores = torch.cat(layers)
-    best = best_indices(scores, round(fraction * len(scores)))
+    best = best_indices(torch.cat(list(layers)), count)
     kept, first = [], 0
     for layer in layers:
         kept.append(tuple(index - first for index in best if first <= index < first + len(layer)))
@@ -78,12 +114,12 @@ def choose_globally(layers: tuple[Tensor, ...], fraction: float) -> tuple[tuple[
     return tuple(kept)
 
 
-def choose_by_layer(layers: tuple[Tensor, ...], fraction: float) -> tuple[tuple[int, ...], ...]:
+def choose_by_layer(layers: Sequence[Tensor], fraction: float) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(best_indices(scores, round(fraction * len(scores)))) for scores in layers)
 
 
 def round_up(
-    kept: tuple[tuple[int, ...], ...], layers: tuple[Tensor, ...], *, multiple: int
+    kept: tuple[tuple[int, ...], ...], layers: Sequence[Tensor], *, multiple: int
 ) -> tuple[tuple[int, ...], ...]:
     """Fill each layer's count up to a multiple with its next best neurons, as far as it has any."""
     counts = [

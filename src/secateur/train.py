@@ -1,29 +1,47 @@
 """One run from recipe to saved student: the stages in order, each saying what it did and how long it took.
 
-What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, kept.json, metrics.jsonl, checkpoints/,
-scores.json, table.txt), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
+What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, plan.json, kept.json, metrics.jsonl,
+checkpoints/, scores.json, table.txt), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
 """
 
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from itertools import zip_longest
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from pydantic import TypeAdapter
+from transformers import TrainerCallback
 
 from secateur import config
+from secateur.budget import Limits, Plan, describe
 from secateur.config import Experiment
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
-from secateur.distillation import distill
+from secateur.cost import count_parameters
+from secateur.distillation import Distilled, distill, find_checkpoint
 from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
-from secateur.files import write_json
+from secateur.files import whole_folder, write_json
+from secateur.planning import (
+    Grounds,
+    Shrunk,
+    approach,
+    cut_again,
+    cut_on,
+    cut_words,
+    look_ahead,
+    make_plan,
+    shrink,
+    shrink_nested,
+)
+from secateur.planning import cut as cut_to
 from secateur.repair import repair
-from secateur.report import draw_saliency, format_stages, write_card
+from secateur.report import draw_family, draw_saliency, format_coverage, format_plan, format_stages, write_card
 from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
 from secateur.scores import (
+    Benchmark,
     HeldOut,
     benchmark_curve,
     embed_held_out,
@@ -32,13 +50,16 @@ from secateur.scores import (
     score_benchmark,
     score_stages,
 )
-from secateur.selection import Kept, choose_kept
-from secateur.slicing import slice_encoder
+from secateur.selection import Kept
+from secateur.sources import read_lines
 from secateur.targets import Targets, embed_corpus
 from secateur.teachers import EncoderSource
 from secateur.tracking import RunLog, open_log
+from secateur.trimming import trim_vocabulary
 
 log = logging.getLogger(__name__)
+
+JUDGED_SENTENCES = 400  # that a plan's losses are measured on
 
 
 def train(experiment: Experiment, places: Places, *, resume: bool = False) -> None:
@@ -49,37 +70,73 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         if state.is_main_process:
             open_run(experiment, places, resume=resume)
         set_seed(experiment.seed)
-        data = find_benchmark(experiment.encodechka, places.cache)
+        benchmark = find_benchmark(experiment.encodechka, places.cache)
         with stage("corpus"):
             corpus = load_corpus(experiment.corpus, places.cache)
         with stage("teacher"):
             teacher = load_encoder(experiment.teacher, device=device)
             held_out = embed_held_out(teacher, corpus, experiment.validation)
-        resume = resume or not state.is_main_process
-        saliency, kept = cut(teacher, corpus, experiment, places, resume=resume)
-        pruned = slice_encoder(teacher, kept)
-        repaired = mend(pruned, teacher, kept, corpus, experiment, places, resume=resume)
+        made = resume or not state.is_main_process  # what the main process has made is read
+        grounds = survey(teacher, corpus, held_out, experiment, places, resume=made)
+        plan = draw_up(grounds, places, resume=made)
         rows = rows_to_train(corpus.train, experiment.distillation)
         targets = embed_targets(teacher, rows, experiment, places.cache)
     step = find_step(places.run) if resume else None
     with open_log(experiment, places.run, resume_step=step) as run_log:
-        run_log.figure("saliency", draw_saliency(saliency, kept))
+        training = Training(rows, targets, held_out, teacher, experiment, run_log)
+        if experiment.budget.gradual_steps:
+            shrunk = cut_gradually(grounds, plan, training, places, resume=resume)
+        else:
+            with state.main_process_first():
+                shrunk = cut(grounds, plan, places, resume=resume or not state.is_main_process)
+        run_log.figure("saliency", draw_saliency(grounds.saliency, shrunk.kept))
         with stage("distillation"):
-            result = distill(
-                repaired, rows, targets, experiment.distillation, folder=places.run, seed=experiment.seed,
-                validate=judge(held_out.first(experiment.validation.during), experiment.validation.batch_size),
-                log_metrics=run_log.metrics, teacher=teacher, resume=step is not None,
-                callbacks=benchmark_curve(data, experiment, run_log),
-            )  # fmt: skip
+            callbacks = benchmark_curve(benchmark, experiment, run_log)
+            result = training.run(shrunk.repaired, places.run, resume=step is not None, callbacks=callbacks)
         log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
         if state.is_main_process:
-            encoders = {"teacher": teacher, "pruned": pruned, "repaired": repaired, "distilled": result.encoder}
-            finish(encoders, held_out, data, experiment, places, run_log, step=result.step)
+            encoders = {"teacher": teacher, "pruned": shrunk.pruned, "repaired": shrunk.repaired}
+            encoders["distilled"] = result.encoder
+            finish(encoders, held_out, benchmark, experiment, places, run_log, step=result.step)
 
 
-def cut(
-    teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment, places: Places, *, resume: bool
-) -> tuple[Saliency, Kept]:
+@dataclass(frozen=True)
+class Training:
+    """What every distillation of a run has in common."""
+
+    rows: Pairs
+    targets: Targets | None
+    held_out: HeldOut
+    teacher: Encoder
+    experiment: Experiment
+    run_log: RunLog
+
+    def run(
+        self,
+        student: Encoder,
+        folder: Path,
+        *,
+        settings: config.Distillation | None = None,
+        prefix: str = "",
+        resume: bool = False,
+        callbacks: tuple[TrainerCallback, ...] = (),
+    ) -> Distilled:
+        """Distil `student`, by the recipe's settings or others; `prefix` stands before the names of metrics."""
+
+        def log_metrics(metrics: Mapping[str, float], step: int) -> None:
+            self.run_log.metrics({f"{prefix}{name}": value for name, value in metrics.items()}, step)
+
+        validation = self.experiment.validation
+        return distill(
+            student, self.rows, self.targets, settings or self.experiment.distillation, folder=folder,
+            seed=self.experiment.seed, validate=judge(self.held_out.first(validation.during), validation.batch_size),
+            log_metrics=log_metrics, teacher=self.teacher, resume=resume, callbacks=callbacks,
+        )  # fmt: skip
+
+
+def survey(
+    teacher: Encoder, corpus: ParallelCorpus, held_out: HeldOut, experiment: Experiment, places: Places, *, resume: bool
+) -> Grounds:
     path = places.run / "saliency.safetensors"
     with stage("saliency"):
         if resume and path.exists():
@@ -87,50 +144,85 @@ def cut(
         else:
             saliency = measure(teacher, corpus, experiment)
             save_saliency(saliency, path)
-        kept = choose_kept(saliency, experiment.budget)
-    log.info("heads kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.heads))
-    log.info("neurons kept in each layer: %s", " ".join(str(len(layer)) for layer in kept.neurons))
-    write_json(places.run / "kept.json", asdict(kept), indent=None)
-    return saliency, kept
+    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment)
 
 
 def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Saliency:
     return measure_saliency(teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency")
 
 
-def mend(
-    pruned: Encoder,
-    teacher: Encoder,
-    kept: Kept,
-    corpus: ParallelCorpus,
-    experiment: Experiment,
-    places: Places,
-    *,
-    resume: bool,
-) -> Encoder:
+def judged_sentences(held_out: HeldOut) -> list[str]:
+    """Return both sides of the first held-out pairs, in turn."""
+    return [side for pair in zip(held_out.en, held_out.ru, strict=True) for side in pair][:JUDGED_SENTENCES]
+
+
+def draw_up(grounds: Grounds, places: Places, *, resume: bool) -> Plan:
+    path = places.run / "plan.json"
+    if resume and path.exists():
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
+    with stage("plan"):
+        plan = make_plan(grounds, progress="cuts tried")
+    log.info(format_plan(plan, describe(grounds.teacher)))
+    write_json(path, asdict(plan))
+    return plan
+
+
+def cut(grounds: Grounds, plan: Plan, places: Places, *, resume: bool) -> Shrunk:
+    experiment = grounds.experiment
     folder = places.models / f"{experiment.name}-pruned"
+    path = places.run / "kept.json"
     if resume and (places.run / "repaired").exists():
-        settings = config.Teacher(model=str(folder), max_length=teacher.max_length)
-        return load_encoder(settings, device=str(teacher.device))
-    repaired = refit(pruned, teacher, kept, corpus, experiment)
-    save_encoder(repaired, folder)
+        settings = config.Teacher(model=str(folder), max_length=grounds.teacher.max_length)
+        repaired = load_encoder(settings, device=str(grounds.teacher.device))
+        return cut_again(grounds, plan.sizes, TypeAdapter(Kept).validate_json(path.read_bytes()), repaired)
+    with stage("cut and repair"):
+        shrunk = shrink(grounds, plan.sizes, progress="repair")
+    for axis in ("heads", "neurons"):
+        log.info("%s kept in each layer: %s", axis, " ".join(str(len(layer)) for layer in getattr(shrunk.kept, axis)))
+    write_json(path, asdict(shrunk.kept), indent=None)
+    save_encoder(shrunk.repaired, folder)
     (places.run / "repaired").touch()
-    return repaired
+    return shrunk
 
 
-def refit(pruned: Encoder, teacher: Encoder, kept: Kept, corpus: ParallelCorpus, experiment: Experiment) -> Encoder:
-    with stage("repair"):
-        sentences = calibration_sentences(corpus.train, experiment.repair.sentences)
-        return repair(pruned, teacher, kept, sentences, experiment.repair, progress="repair")
+def cut_gradually(grounds: Grounds, plan: Plan, training: Training, places: Places, *, resume: bool) -> Shrunk:
+    """Cut in rounds with distillation between them; each round cuts the student that the one before trained.
 
-
-def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
-    """Return both sides of pairs taken from each source in turn, so that a large source does not outweigh the rest."""
-    rows: dict[str, list[int]] = {}
-    for row, source in enumerate(pairs.source):
-        rows.setdefault(source, []).append(row)
-    turns = [row for turn in zip_longest(*(rows[source] for source in sorted(rows))) for row in turn if row is not None]
-    return [sentence for row in turns for sentence in (pairs.en[row], pairs.ru[row])][:count]
+    Every finished round leaves round-N/ with its student, from which a stopped run goes on.
+    """
+    budget, sizes = grounds.budget, plan.sizes
+    settings = replace(training.experiment.distillation, steps=budget.gradual_steps, schedule="constant")
+    base = cut_words(grounds, sizes)
+    whole = describe(base)
+    student, pruned, kept = base, base, None
+    for number in range(1, budget.rounds + 1):
+        folder = places.run / f"round-{number}"
+        last = number == budget.rounds
+        if resume and not last and (folder / "kept.json").exists():
+            student = load_encoder(config.Teacher(model=str(folder / "student"), max_length=base.max_length))
+            kept = TypeAdapter(Kept).validate_json((folder / "kept.json").read_bytes())
+            continue
+        part = sizes if last else approach(whole, sizes, number / budget.rounds)
+        with stage(f"round {number}"):
+            chosen, kept = cut_on(student, kept, part, grounds)
+            pruned = cut_to(student, chosen, part, grounds.texts)
+            student = repair(
+                pruned, student, chosen, grounds.calibration, training.experiment.repair, progress="repair"
+            )
+            if last:
+                break
+            found = find_checkpoint(folder / "checkpoints") is not None
+            student = training.run(
+                student, folder, settings=settings, prefix=f"round-{number}/", resume=resume and found
+            ).encoder
+        if PartialState().is_main_process:
+            save_encoder(student, folder / "student")
+            write_json(folder / "kept.json", asdict(kept), indent=None)
+    assert kept is not None, "there are at least two rounds"
+    if PartialState().is_main_process:
+        write_json(places.run / "kept.json", asdict(kept), indent=None)
+        save_encoder(student, places.models / f"{training.experiment.name}-pruned")
+    return Shrunk(kept, base, pruned, student)
 
 
 def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: Path) -> Targets | None:
@@ -144,7 +236,7 @@ def embed_targets(teacher: Encoder, rows: Pairs, experiment: Experiment, cache: 
 def finish(
     encoders: dict[str, Encoder],
     held_out: HeldOut,
-    data: Path | None,
+    benchmark: Benchmark | None,
     experiment: Experiment,
     places: Places,
     run_log: RunLog,
@@ -154,23 +246,78 @@ def finish(
     """Save the student, score every stage, print and keep the tables."""
     with stage("scores"):
         rows = score_stages(encoders, held_out, experiment)
-        scores = score_benchmark(encoders, data, experiment.encodechka)
+        scores = score_benchmark(encoders, benchmark)
     folder = places.models / experiment.name
     save_encoder(encoders["distilled"], folder, card=write_card(experiment, rows, scores))
     keep_results(rows, scores, places, run_log, student=folder, step=step)
 
 
-def prune(experiment: Experiment, out: Path, *, cache: Path) -> None:
-    """Cut and repair a model once and save it in `out`, with the held-out cosine before and after said."""
+def cut_vocabulary(model: str, files: Mapping[str, Path], size: int, out: Path, *, fold: bool) -> str:
+    """Trim a model's vocabulary for the texts of some languages and save it in `out`; return the coverage report."""
+    texts = {language: read_lines(path) for language, path in files.items()}
+    trimmed = trim_vocabulary(load_encoder(config.Teacher(model=model)), texts, size, fold=fold)
+    save_encoder(trimmed.encoder, out)
+    return format_coverage(trimmed)
+
+
+def prune(experiment: Experiment, out: Path | None, *, cache: Path, dry_run: bool = False) -> None:
+    """Cut and repair a model and save it in `out`: the plan first, then what it came to; `dry_run` stops between."""
+    grounds, held_out = prepare(experiment, cache)
+    with stage("plan"):
+        plan = make_plan(grounds, progress="cuts tried")
+    print(format_plan(plan, describe(grounds.teacher)))
+    if dry_run or out is None:
+        return
+    shrunk = shrink(grounds, plan.sizes, progress="repair")
+    encoders = {"teacher": grounds.teacher, "pruned": shrunk.pruned, "repaired": shrunk.repaired}
+    rows = score_stages(encoders, held_out, experiment)
+    save_encoder(shrunk.repaired, out, card=write_card(experiment, rows, {}))
+    print(format_stages(rows))
+
+
+def prepare(experiment: Experiment, cache: Path) -> tuple[Grounds, HeldOut]:
+    """Load and measure what a cut without training needs."""
     device = pick_device(experiment.device)
     set_seed(experiment.seed)
     corpus = load_corpus(experiment.corpus, cache)
     teacher = load_encoder(experiment.teacher, device=device)
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
-        kept = choose_kept(measure(teacher, corpus, experiment), experiment.budget)
-    pruned = slice_encoder(teacher, kept)
-    repaired = refit(pruned, teacher, kept, corpus, experiment)
-    rows = score_stages({"teacher": teacher, "pruned": pruned, "repaired": repaired}, held_out, experiment)
-    save_encoder(repaired, out, card=write_card(experiment, rows, {}))
+        saliency = measure(teacher, corpus, experiment)
+    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment), held_out
+
+
+def prune_family(
+    experiment: Experiment, fractions: Sequence[float], out: Path | None, *, cache: Path, dry_run: bool = False
+) -> None:
+    """Cut nested students that keep these fractions of a model's parameters, from one measure of saliency.
+
+    Each is saved in a folder of `out`, named after its fraction, beside family.json and family.png: quality against
+    cost, the Pareto front marked.
+    """
+    grounds, held_out = prepare(experiment, cache)
+    whole = count_parameters(grounds.teacher)
+    limits = [Limits(params=int(fraction * whole)) for fraction in sorted(fractions, reverse=True)]
+    with stage("plan"):
+        outlook = look_ahead(grounds, limits, progress="cuts tried")
+        plans: list[Plan] = []
+        for each in limits:
+            plans.append(outlook.solve(each, within=plans[-1].sizes if plans else None))
+    for plan in plans:
+        print(format_plan(plan, outlook.frame), end="\n\n")
+    if dry_run or out is None:
+        return
+    names = [f"{fraction:g}" for fraction in sorted(fractions, reverse=True)]
+    encoders = {"teacher": grounds.teacher}
+    with stage("cut and repair"):
+        students = shrink_nested(grounds, [plan.sizes for plan in plans], progress="repair")
+        encoders |= {name: shrunk.repaired for name, shrunk in zip(names, students, strict=True)}
+    rows = score_stages(encoders, held_out, experiment)
+    with whole_folder(out) as temporary:
+        for row in rows[1:]:
+            budget = replace(experiment.budget, params=row["parameters"])
+            card = write_card(replace(experiment, budget=budget), [rows[0], row], {})
+            save_encoder(encoders[row["stage"]], temporary / row["stage"], card=card)
+        write_json(temporary / "family.json", rows)
+        draw_family(rows).savefig(temporary / "family.png", dpi=150)
     print(format_stages(rows))

@@ -86,6 +86,14 @@ def trim_vocabulary(encoder: Encoder, texts: Mapping[str, Sequence[str]], size: 
     return Trimmed(trimmed, kept, measure_coverage(tokenizer, fast_tokenizer(trimmed), texts, kept))
 
 
+def least_size(encoder: Encoder, texts: Mapping[str, Sequence[str]]) -> int:
+    """Return the size of the smallest vocabulary that can read texts of these languages."""
+    check_texts(texts)
+    tokenizer = fast_tokenizer(encoder)
+    pieces = read_vocabulary(tokenizer)
+    return len(find_needed(tokenizer, pieces, find_ours(pieces, texts)))
+
+
 def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
     if not texts:
         raise InputError("vocabulary: name a text for at least one language")

@@ -1,0 +1,339 @@
+"""What a budget comes to for this teacher, on this corpus and this machine: measured, predicted, chosen.
+
+Losses and milliseconds are measured by cutting for real: each axis at a few sizes with the others whole, repaired,
+against held-out vectors. From there on the solver of `budget` works on numbers alone.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from secateur import config
+from secateur.budget import (
+    Frame,
+    Grid,
+    Limits,
+    Losses,
+    Plan,
+    Sizes,
+    Times,
+    cap_grid,
+    describe,
+    fit_times,
+    hold_axes,
+    kept_fractions,
+    make_grid,
+    name_sizes,
+    predict,
+    solve,
+)
+from secateur.config import Experiment
+from secateur.corpus import Pairs
+from secateur.cost import time_encoders
+from secateur.encoder import Encoder, embed
+from secateur.lowrank import factorise_words
+from secateur.modeling import find_layers
+from secateur.repair import repair
+from secateur.saliency import Saliency, measure_saliency, score_layers
+from secateur.selection import Kept, choose_kept, compose, restrict, spread_layers
+from secateur.slicing import slice_encoder
+from secateur.trimming import fast_tokenizer, least_size, trim_vocabulary, weigh_pieces
+
+log = logging.getLogger(__name__)
+
+Texts = Mapping[str, Sequence[str]]  # sentences by language
+
+TRIED = {  # kept fractions at which an axis is measured
+    "layers": (0.75, 0.5, 0.34),
+    "heads": (0.7, 0.4, 0.15),
+    "neurons": (0.7, 0.4, 0.15),
+    "hidden": (0.75, 0.5, 0.25),
+    "pieces": (0.5, 0.25, 0.1),
+    "rank": (0.5, 0.25, 0.125),
+}
+TRIMMED_SENTENCES = 50_000  # of each language
+LAYER_SENTENCES = 200  # that layers are scored on
+TIMED_SENTENCES = 60
+MARGIN = 0.03  # of a limit in milliseconds that is left free for what the prediction misses
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What plans are made from."""
+
+    teacher: Encoder
+    saliency: Saliency
+    pairs: Pairs
+    judged: Sequence[str]  # held-out sentences that losses are measured on
+    experiment: Experiment
+
+    @property
+    def budget(self) -> config.Budget:
+        return self.experiment.budget
+
+    @cached_property
+    def texts(self) -> Texts:
+        """What a vocabulary is trimmed for."""
+        return {"en": self.pairs.en[:TRIMMED_SENTENCES], "ru": self.pairs.ru[:TRIMMED_SENTENCES]}
+
+    @cached_property
+    def calibration(self) -> list[str]:
+        """What repair is fitted on."""
+        return calibration_sentences(self.pairs, self.experiment.repair.sentences)
+
+    @cached_property
+    def layer_order(self) -> tuple[int, ...]:
+        """The teacher's layers, those that matter most first."""
+        return rank_layers(self.teacher, self.judged)
+
+
+def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
+    """Return both sides of pairs taken from each source in turn, so that a large source does not outweigh the rest."""
+    rows: dict[str, list[int]] = {}
+    for row, source in enumerate(pairs.source):
+        rows.setdefault(source, []).append(row)
+    turns = [row for turn in zip_longest(*(rows[source] for source in sorted(rows))) for row in turn if row is not None]
+    return [sentence for row in turns for sentence in (pairs.en[row], pairs.ru[row])][:count]
+
+
+def make_plan(grounds: Grounds, *, progress: str = "") -> Plan:
+    """Return the sizes that a budget names or, under a limit, those of least predicted loss that fit.
+
+    Raises InputError: the budget names more than there is, or nothing fits it.
+    """
+    budget = grounds.budget
+    if not budget.is_limited:
+        frame = describe(grounds.teacher)
+        return predict(name_sizes(budget, frame), frame, Losses({}), None)
+    limits = Limits(budget.params, budget.mb, budget.ms and budget.ms * (1 - MARGIN))
+    outlook = look_ahead(grounds, [limits], progress=progress)
+    return outlook.solve(limits)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the solver works with: what can be chosen, and what it is predicted to cost and to lose."""
+
+    frame: Frame
+    grid: Grid
+    losses: Losses
+    times: Times | None
+
+    def solve(self, limits: Limits, *, within: Sizes | None = None) -> Plan:
+        """Return the plan of least predicted loss that fits, on every axis no larger than `within`."""
+        grid = self.grid if within is None else cap_grid(self.grid, within, self.frame)
+        return solve(grid, self.frame, limits, self.losses, self.times)
+
+
+def look_ahead(grounds: Grounds, limits: Sequence[Limits], *, progress: str = "") -> Outlook:
+    """Measure what plans need; limits that nothing can reach are refused before that."""
+    frame = describe(grounds.teacher)
+    least = least_size(grounds.teacher, grounds.texts)
+    grid = hold_axes(make_grid(frame, least_pieces=least), grounds.budget, frame)
+    for each in limits:
+        solve(grid, frame, replace(each, ms=None), Losses({}), None)
+    times = measure_times(grounds, frame) if any(each.ms is not None for each in limits) else None
+    return Outlook(frame, grid, measure_losses(grounds, frame, least, progress), times)
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A teacher cut to the sizes of a plan."""
+
+    kept: Kept
+    base: Encoder  # the teacher with the plan's vocabulary
+    pruned: Encoder
+    repaired: Encoder
+
+
+def shrink(grounds: Grounds, sizes: Sizes, *, rounds: int | None = None, progress: str = "") -> Shrunk:
+    """Cut the teacher to these sizes and repair it, in the rounds of its budget or as many as are given.
+
+    Each round cuts the same share of what is left of every axis and repairs; the next one measures saliency anew, on
+    the repaired student. Words are cut at once, their rank in the last round.
+    """
+    rounds = rounds or grounds.budget.rounds
+    base = cut_words(grounds, sizes)
+    whole = describe(base)
+    kept, student = None, base
+    for number in range(1, rounds + 1):
+        part = sizes if number == rounds else between(whole, sizes, number / rounds)
+        _, kept = cut_on(student, kept, part, grounds)
+        pruned = cut(base, kept, part, grounds.texts)
+        student = repair(pruned, base, kept, grounds.calibration, grounds.experiment.repair, progress=progress)
+    assert kept is not None, "there is at least one round"
+    return Shrunk(kept, base, pruned, student)
+
+
+def shrink_nested(grounds: Grounds, sizes: Sequence[Sizes], *, progress: str = "") -> Iterator[Shrunk]:
+    """Yield students of falling sizes, each cut out of what the one before kept, from one measure of saliency.
+
+    Each is cut from the teacher's own weights and repaired against it: nothing of one student's repair is in the next.
+    """
+    base, kept = grounds.teacher, None
+    whole = len(grounds.saliency.heads)
+    order = grounds.layer_order if any(part.layers < whole for part in sizes) else ()
+    for part in sizes:
+        if part.pieces < describe(base).whole.pieces:
+            base = trim_vocabulary(base, grounds.texts, part.pieces).encoder
+        left = grounds.saliency if kept is None else restrict(grounds.saliency, kept)
+        there = range(len(grounds.saliency.heads)) if kept is None or kept.layers is None else kept.layers
+        best = sorted(there, key=order.index)[: part.layers] if order else there
+        layers = [place for place, layer in enumerate(there) if layer in set(best)]
+        chosen = choose_kept(left, part, layers, grounds.budget)
+        kept = chosen if kept is None else compose(kept, chosen)
+        pruned = cut(base, kept, part, grounds.texts)
+        repaired = repair(pruned, base, kept, grounds.calibration, grounds.experiment.repair, progress=progress)
+        yield Shrunk(kept, base, pruned, repaired)
+
+
+def cut_again(grounds: Grounds, sizes: Sizes, kept: Kept, repaired: Encoder) -> Shrunk:
+    """Return what `shrink` gave, from what it chose and its repaired student."""
+    base = cut_words(grounds, sizes)
+    return Shrunk(kept, base, cut(base, kept, sizes, grounds.texts), repaired)
+
+
+def between(frame: Frame, sizes: Sizes, share: float) -> Sizes:
+    """Return sizes on the way from the whole to those of a plan: an axis that keeps k of all keeps k ** share."""
+
+    def on_the_way(axis: str) -> int:
+        start, end = int(getattr(frame.whole, axis)), int(getattr(sizes, axis))
+        return max(end, round(start * float(end / start) ** share)) if start else 0
+
+    return fill_sizes(sizes, frame, on_the_way)
+
+
+def approach(frame: Frame, sizes: Sizes, share: float) -> Sizes:
+    """Return sizes on the way as gradual pruning goes: of an axis is cut s = s_f - s_f (1 - share)^3, s_f in the end
+    (Zhu & Gupta 2017, equation 1, from nothing cut)."""
+
+    def on_the_way(axis: str) -> int:
+        start, end = int(getattr(frame.whole, axis)), int(getattr(sizes, axis))
+        return max(end, round(end + (start - end) * (1 - share) ** 3))
+
+    return fill_sizes(sizes, frame, on_the_way)
+
+
+def fill_sizes(sizes: Sizes, frame: Frame, on_the_way: Callable[[str], int]) -> Sizes:
+    """Return `sizes` with axes on the way, hidden a multiple of the head size; the rank comes last."""
+    hidden = -(-on_the_way("hidden") // frame.head_size) * frame.head_size
+    axes = {axis: on_the_way(axis) for axis in ("layers", "heads", "neurons")}
+    return replace(sizes, **axes, hidden=hidden, rank=None)
+
+
+def cut_on(student: Encoder, kept: Kept | None, sizes: Sizes, grounds: Grounds) -> tuple[Kept, Kept]:
+    """Return what a student, cut by `kept` and trained since, keeps at `sizes`: of itself, and of the teacher."""
+    settings, seed = grounds.experiment.saliency, grounds.experiment.seed
+    saliency = grounds.saliency
+    if kept is not None:
+        saliency = measure_saliency(student, grounds.pairs, settings, seed=seed, progress="saliency")
+    layers = choose_layers(student, sizes.layers, grounds, first=kept is None)
+    chosen = choose_kept(saliency, sizes, layers, grounds.budget)
+    return chosen, chosen if kept is None else compose(kept, chosen)
+
+
+def choose_layers(student: Encoder, count: int, grounds: Grounds, *, first: bool) -> tuple[int, ...]:
+    """Return which `count` layers of a student are kept; in the first round it is the teacher but for its words."""
+    whole = len(find_layers(student.transformer))
+    if count == whole:
+        return tuple(range(whole))
+    if grounds.budget.layer_choice == "even":
+        return spread_layers(whole, count)
+    order = grounds.layer_order if first else rank_layers(student, grounds.judged)
+    return tuple(sorted(order[:count]))
+
+
+def rank_layers(encoder: Encoder, judged: Sequence[str]) -> tuple[int, ...]:
+    scores = score_layers(encoder, judged[:LAYER_SENTENCES])
+    return tuple(torch.argsort(scores, descending=True).tolist())
+
+
+def cut_words(grounds: Grounds, sizes: Sizes) -> Encoder:
+    """Return the teacher with the vocabulary of a plan; the teacher itself where it is whole."""
+    if sizes.pieces == describe(grounds.teacher).whole.pieces:
+        return grounds.teacher
+    return trim_vocabulary(grounds.teacher, grounds.texts, sizes.pieces).encoder
+
+
+def cut(base: Encoder, kept: Kept, sizes: Sizes, texts: Texts) -> Encoder:
+    """Return `base`, the teacher with its words cut, without what is not kept and with its words' vectors at rank."""
+    pruned = slice_encoder(base, kept)
+    if sizes.rank is None or sizes.rank >= pruned.transformer.config.hidden_size:
+        return pruned
+    return factorise_words(pruned, sizes.rank, weigh_pieces(fast_tokenizer(base), texts))
+
+
+def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) -> Losses:
+    """Return 1 - cosine of each axis at the sizes of TRIED, one axis cut at a time, repaired."""
+    expected = embed(grounds.teacher, grounds.judged)
+    measured: dict[str, dict[float, float]] = {}
+    variants = list(single_cuts(frame, grounds.budget, least))
+    for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
+        student = shrink(grounds, sizes, rounds=1).repaired
+        loss = float(1 - (embed(student, grounds.judged) * expected).sum(axis=1).mean())
+        fraction = kept_fractions(sizes, frame)[axis]
+        measured.setdefault(axis, {})[fraction] = loss
+        log.info("%s kept %.2f: loss %.4f", axis, fraction, loss)
+    return Losses(measured)
+
+
+def single_cuts(frame: Frame, budget: config.Budget, least: int) -> Iterator[tuple[str, Sizes]]:
+    """Yield each axis with whole sizes but for its own; axes that the budget holds are left out."""
+    whole = frame.whole
+    held = {"layers": budget.layers, "heads": budget.heads, "neurons": budget.neurons, "hidden": budget.hidden}
+    held |= {"pieces": budget.vocabulary, "rank": budget.rank}
+    seen = set()
+    for axis, fractions in TRIED.items():
+        for fraction in fractions:
+            sizes = cut_one(whole, axis, fraction, frame, least)
+            if held[axis] is None and sizes != whole and sizes not in seen:
+                seen.add(sizes)
+                yield axis, sizes
+
+
+def cut_one(whole: Sizes, axis: str, fraction: float, frame: Frame, least: int) -> Sizes:
+    if axis == "layers":
+        layers = max(1, round(fraction * whole.layers))
+        share = layers / whole.layers
+        return replace(whole, layers=layers, heads=round(whole.heads * share), neurons=round(whole.neurons * share))
+    if axis == "hidden":
+        return replace(whole, hidden=max(1, round(fraction * whole.hidden / frame.head_size)) * frame.head_size)
+    if axis == "pieces":
+        return replace(whole, pieces=min(whole.pieces, max(least, round(fraction * whole.pieces))))
+    if axis == "rank":
+        return whole if whole.rank is not None else replace(whole, rank=round(fraction * whole.hidden))
+    return replace(whole, **{axis: max(1, round(fraction * getattr(whole, axis)))})
+
+
+def measure_times(grounds: Grounds, frame: Frame) -> Times:
+    """Return what milliseconds are made of on this machine, from students cut to many shapes, timed in turn."""
+    whole = frame.whole
+    shapes = [whole]
+    for axis in ("layers", "heads", "neurons", "hidden"):
+        shapes += [cut_one(whole, axis, fraction, frame, 1) for fraction in (0.5, 0.17)]
+    half = cut_one(cut_one(whole, "layers", 0.5, frame, 1), "hidden", 0.5, frame, 1)
+    shapes += [replace(half, heads=max(1, half.heads // 2), neurons=max(1, half.neurons // 2)), half]
+    encoders = [cut_blindly(grounds.teacher, sizes, frame) for sizes in shapes]
+    sentences = list(grounds.judged[:TIMED_SENTENCES])
+    return fit_times(dict(zip(shapes, time_encoders(encoders, sentences), strict=True)), frame)
+
+
+def cut_blindly(teacher: Encoder, sizes: Sizes, frame: Frame) -> Encoder:
+    """Return an encoder of these sizes, whatever it computes: what it costs does not depend on which parts are kept."""
+    layers = tuple(range(sizes.layers))
+    heads, neurons = (deal(total, sizes.layers) for total in (sizes.heads, sizes.neurons))
+    hidden = None if sizes.hidden == frame.whole.hidden else tuple(range(sizes.hidden))
+    return slice_encoder(teacher, Kept(heads, neurons, layers, hidden))
+
+
+def deal(total: int, layers: int) -> tuple[tuple[int, ...], ...]:
+    """Return `total` indices dealt out evenly over layers."""
+    counts = np.full(layers, total // layers)
+    counts[: total % layers] += 1
+    return tuple(tuple(range(count)) for count in counts.tolist())

@@ -1,0 +1,147 @@
+"""Plans: what a budget names, what a limit leaves, cuts in rounds; everything on toys, cut for real."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import MakeEncoder
+
+from secateur import config
+from secateur.budget import Limits, Plan, Sizes, describe
+from secateur.config import InputError
+from secateur.corpus import Pairs
+from secateur.cost import count_parameters
+from secateur.encoder import Encoder, embed
+from secateur.planning import Grounds, approach, between, choose_layers, look_ahead, make_plan, shrink, shrink_nested
+from secateur.report import pareto_front
+from secateur.saliency import measure_saliency
+from secateur.selection import Kept
+
+
+def survey(teacher: Encoder, pairs: Pairs, **budget: object) -> Grounds:
+    experiment = config.build_experiment(
+        {
+            "name": "toy",
+            "teacher": {"model": "toy"},
+            "corpus": {"files": ["pairs.tsv"]},
+            "saliency": {"pairs": 16},
+            "budget": budget,
+            "repair": {"sentences": 64, "ridge": 1e-2},
+            "distillation": {"steps": 0, "batch_size": 1, "learning_rate": 0.0},
+        },
+        origin="test",
+    )
+    saliency = measure_saliency(teacher, pairs, experiment.saliency, seed=0)
+    return Grounds(teacher, saliency, pairs, [*pairs.en, *pairs.ru], experiment)
+
+
+def test_without_a_limit_named_axes_are_cut_and_the_rest_stays_whole(teacher: Encoder, pairs: Pairs) -> None:
+    grounds = survey(teacher, pairs, heads=0.5, hidden=0.75, layers=2)
+    plan = make_plan(grounds)
+    assert plan.sizes == Sizes(2, 4, 96, 24, len(teacher.tokenizer), None)
+    shrunk = shrink(grounds, plan.sizes)
+    assert describe(shrunk.repaired).whole == plan.sizes
+    assert count_parameters(shrunk.repaired) == plan.params
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.25])
+def test_what_is_planned_under_a_limit_fits_and_all_axes_are_cut_where_it_is_tight(
+    teacher: Encoder, pairs: Pairs, share: float
+) -> None:
+    limit = int(share * count_parameters(teacher))
+    grounds = survey(teacher, pairs, params=limit)
+    plan = make_plan(grounds)
+    shrunk = shrink(grounds, plan.sizes)
+    assert count_parameters(shrunk.repaired) == plan.params <= limit
+    assert embed(shrunk.repaired, pairs.en).shape == (len(pairs), 32)
+
+
+def test_an_axis_that_is_named_stays_as_named_under_a_limit(teacher: Encoder, pairs: Pairs) -> None:
+    plan = make_plan(survey(teacher, pairs, params=int(0.5 * count_parameters(teacher)), layers=3, hidden=0.5))
+    assert (plan.sizes.layers, plan.sizes.hidden) == (3, 16)
+
+
+def test_milliseconds_are_measured_and_limited(make_encoder: MakeEncoder, pairs: Pairs) -> None:
+    teacher = make_encoder(layers=8, hidden=32, neurons=256)
+    whole = make_plan(survey(teacher, pairs, ms=1e6))
+    assert whole.sizes == describe(teacher).whole
+    assert whole.ms is not None
+    half = make_plan(survey(teacher, pairs, ms=whole.ms / 2))
+    assert half.ms is not None
+    assert half.ms <= whole.ms / 2
+    assert half.sizes.layers < 8
+
+
+def test_impossible_budgets_are_refused_before_anything_is_measured(teacher: Encoder, pairs: Pairs) -> None:
+    with pytest.raises(InputError, match="100 parameters cannot be reached; the smallest student has"):
+        make_plan(survey(teacher, pairs, params=100))
+    with pytest.raises(InputError, match=r"budget\.layers: 9 asked for, at most 3"):
+        make_plan(survey(teacher, pairs, layers=9))
+    with pytest.raises(InputError, match="name a limit"):
+        survey(teacher, pairs)
+
+
+def test_rounds_end_at_the_same_sizes_and_each_keeps_of_what_was_left(teacher: Encoder, pairs: Pairs) -> None:
+    grounds = survey(teacher, pairs, heads=0.25, neurons=0.25, hidden=0.5, rounds=3)
+    plan = make_plan(grounds)
+    shrunk = shrink(grounds, plan.sizes)
+    assert describe(shrunk.repaired).whole == plan.sizes
+    frame = describe(teacher)
+    sizes = [between(frame, plan.sizes, share) for share in (0, 1 / 3, 2 / 3, 1)]
+    assert replace(sizes[0], pieces=0) == replace(frame.whole, pieces=0)
+    assert replace(sizes[-1], rank=None) == replace(plan.sizes, rank=None)
+    assert [each.heads for each in sizes] == sorted((each.heads for each in sizes), reverse=True)
+
+
+def test_evenly_spaced_layers_are_the_named_baseline(make_encoder: MakeEncoder, pairs: Pairs) -> None:
+    teacher = make_encoder(layers=4)
+    grounds = survey(teacher, pairs, layers=2, layer_choice="even")
+    assert choose_layers(teacher, 2, grounds, first=True) == (0, 3)
+    assert shrink(grounds, make_plan(grounds).sizes).kept.layers == (0, 3)
+
+
+def test_a_smaller_vocabulary_and_rank_are_part_of_the_cut(teacher: Encoder, pairs: Pairs) -> None:
+    grounds = survey(teacher, pairs, vocabulary=200, rank=8)
+    shrunk = shrink(grounds, make_plan(grounds).sizes)
+    assert len(shrunk.repaired.tokenizer) == 200
+    assert describe(shrunk.repaired).whole.rank == 8
+    assert np.isfinite(embed(shrunk.repaired, pairs.ru)).all()
+
+
+def test_a_family_is_nested_and_falls_in_size(teacher: Encoder, pairs: Pairs) -> None:
+    grounds = survey(teacher, pairs, params=1)
+    whole = count_parameters(teacher)
+    limits = [Limits(params=int(fraction * whole)) for fraction in (0.8, 0.5, 0.3)]
+    outlook = look_ahead(grounds, limits)
+    plans: list[Plan] = []
+    for each in limits:
+        plans.append(outlook.solve(each, within=plans[-1].sizes if plans else None))
+    family = list(shrink_nested(grounds, [plan.sizes for plan in plans]))
+    for plan, limit, student in zip(plans, limits, family, strict=True):
+        assert count_parameters(student.repaired) == plan.params <= (limit.params or 0)
+    for larger, smaller in pairwise(family):
+        assert set(channels(smaller.kept)) <= set(channels(larger.kept))
+        assert set(smaller.base.tokenizer.get_vocab()) <= set(larger.base.tokenizer.get_vocab())
+
+
+def channels(kept: Kept) -> list[tuple[str, int, int]]:
+    """Return every layer, head, neuron and channel that is kept."""
+    layers = range(3) if kept.layers is None else kept.layers
+    hidden = range(32) if kept.hidden is None else kept.hidden
+    heads = [("head", layer, each) for layer, row in zip(layers, kept.heads, strict=True) for each in row]
+    neurons = [("neuron", layer, each) for layer, row in zip(layers, kept.neurons, strict=True) for each in row]
+    return [*heads, *neurons, *(("layer", layer, 0) for layer in layers), *(("channel", each, 0) for each in hidden)]
+
+
+def test_the_pareto_front_is_what_nothing_beats() -> None:
+    points = [(4.0, 0.9), (2.0, 0.8), (3.0, 0.7), (1.0, 0.5), (2.0, 0.6), (5.0, 0.9)]
+    assert pareto_front(points) == [(1.0, 0.5), (2.0, 0.8), (4.0, 0.9)]
+
+
+def test_gradual_sizes_follow_the_cubic_schedule(teacher: Encoder) -> None:
+    frame = describe(teacher)  # 12 heads, 144 neurons
+    final = replace(frame.whole, heads=4, neurons=16)
+    sizes = [approach(frame, final, number / 4) for number in range(5)]
+    assert [each.neurons for each in sizes] == [144, 70, 32, 18, 16]  # 16 + 128 (1 - k/4)^3
+    assert [each.heads for each in sizes] == [12, 7, 5, 4, 4]
