@@ -47,8 +47,6 @@ LOSSES = Losses(
 @pytest.mark.parametrize("pooling", ["mean", "pooler"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_parameters_are_counted_exactly_for_every_cut(make_encoder: MakeEncoder, family: str, pooling: str) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     teacher = make_encoder(family, pooling=pooling)
     frame = describe(teacher)
     assert frame.whole == Sizes(3, 12, 144, 32, len(teacher.tokenizer), None)

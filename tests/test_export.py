@@ -37,8 +37,6 @@ def assert_same(encoder: Encoder, sentences: list[str], folder: Path) -> None:
 def test_a_whole_encoder(
     make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, family: str, pooling: str
 ) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     assert_same(make_encoder(family, pooling=pooling), sentences, tmp_path)
 
 

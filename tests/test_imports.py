@@ -12,8 +12,8 @@ ORDER = (
     "config", "files", "wheels",
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
-    "saliency", "budget", "selection", "slicing", "repair", "trimming", "lowrank", "distillation",
-    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost", "export",
+    "saliency", "budget", "selection", "slicing", "repair", "lowrank", "trimming", "distillation",
+    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost", "export",
     "tracking", "report", "scores", "planning",
     "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip

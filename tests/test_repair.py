@@ -180,8 +180,6 @@ NARROW = tuple(channel for channel in range(32) if channel % 4)  # 24 of 32, thr
 def test_cut_channels_and_layers_are_repaired_on_unseen_sentences(
     make_encoder: MakeEncoder, sentences: list[str], family: str, pooling: str
 ) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     teacher = make_encoder(family, pooling=pooling)
     whole = keep_all(teacher)
     fewer = {"heads": whole.heads[:2], "neurons": whole.neurons[:2]}

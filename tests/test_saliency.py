@@ -183,14 +183,16 @@ def test_similarity_is_the_sum_over_pairs_of_the_absolute_gate_gradient(teacher:
         assert_close(actual, by_hand, relative=1e-4)
 
 
+def unit_probe(dimension: int) -> object:
+    """Return the gate scores of one dimension of the sentence vectors: squared derivatives, summed over the batch."""
+    return lambda vectors: (vectors[:, dimension].sum(), lambda gradient: gradient.square().sum(dim=0))
+
+
 def test_unit_probes_add_up_to_the_squared_derivative_by_finite_differences(
     teacher: Encoder, sentences: list[str]
 ) -> None:
     encoder = replace_transformer(teacher, deepcopy(teacher.transformer).double())
     inputs = pad(encoder, tokenize(encoder, sentences[:4]))
-
-    def unit_probe(dimension: int) -> object:
-        return lambda vectors: (vectors[:, dimension].sum(), lambda gradient: gradient.square().sum(dim=0))
 
     with frozen(encoder):
         parts = accumulate_gates(encoder, [inputs], [unit_probe(d) for d in range(encoder.dimension)])
@@ -218,9 +220,6 @@ def test_a_channels_score_is_the_squared_derivative_of_the_vector_by_the_channel
     encoder = replace_transformer(encoder, deepcopy(encoder.transformer).double())
     inputs = pad(encoder, tokenize(encoder, sentences[:4]))
 
-    def unit_probe(dimension: int) -> object:
-        return lambda vectors: (vectors[:, dimension].sum(), lambda gradient: gradient.square().sum(dim=0))
-
     with frozen(encoder):
         parts = accumulate_gates(encoder, [inputs], [unit_probe(d) for d in range(encoder.dimension)])
     for channel in (0, 19):
@@ -238,9 +237,6 @@ def test_a_channels_score_is_the_squared_derivative_of_the_vector_by_the_channel
 def test_random_probes_estimate_the_squared_derivative(teacher: Encoder, sentences: list[str]) -> None:
     inputs = pad(teacher, tokenize(teacher, sentences[:8]))
     generator, repeats = torch.Generator().manual_seed(0), 200
-
-    def unit_probe(dimension: int) -> object:
-        return lambda vectors: (vectors[:, dimension].sum(), lambda gradient: gradient.square().sum(dim=0))
 
     with frozen(teacher):
         exact = accumulate_gates(teacher, [inputs], [unit_probe(d) for d in range(teacher.dimension)])

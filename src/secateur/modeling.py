@@ -10,7 +10,7 @@ multiple of the head size, which is how the config says that size; a layer may h
 Word embeddings may be of low rank, [pieces, rank] times [rank, hidden].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -81,6 +81,9 @@ NAMES = {
     "xlm-roberta": BERT_NAMES,
 }
 PRUNED = "pruned-"
+COUNTED = ("roberta", "xlm-roberta", "camembert")  # families whose positions begin behind the number of the padding
+WORDS = "embeddings.word_embeddings"  # modules of every family
+POSITIONS = "embeddings.position_embeddings"
 
 
 def stock_type(config: PreTrainedConfig) -> str:
@@ -93,6 +96,11 @@ def find_family(model_type: str) -> str:
     if family not in NAMES:
         raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(NAMES)}")
     return family
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """Return the row of the position embeddings that a sentence's first piece gets."""
+    return int(config.pad_token_id) + 1 if stock_type(config) in COUNTED else 0
 
 
 def layer_names(config: PreTrainedConfig) -> LayerNames:
@@ -287,13 +295,14 @@ def resize_config(
 ) -> PreTrainedConfig:
     """Return a config like `config` with these head and neuron counts, one for each layer.
 
-    `hidden` (a multiple of the head size) and `pieces` are as they were where not given; `rank` is that of the word
-    embeddings, none for full. It is the stock config where that can say it (as many heads as go into the hidden
+    `hidden` (a multiple of the head size), `pieces` and `rank`, that of the word embeddings, are as they were where
+    not given. It is the stock config where that can say it (as many heads as go into the hidden
     width, the same number of neurons in every layer, full rank), else the pruned one with `auto_map`, so that the
     folder also loads by its own modeling.py. Raises ValueError: a hidden width that is no multiple of the head size.
     """
     family = stock_type(config)
     hidden = config.hidden_size if hidden is None else hidden
+    rank = getattr(config, "embedding_rank", None) if rank is None else rank
     if hidden % head_size(config):
         raise ValueError(f"hidden width {hidden} is not a multiple of the head size {head_size(config)}")
     full = hidden // head_size(config)
@@ -331,6 +340,20 @@ def build_model(config: PreTrainedConfig, *, has_pooler: bool) -> PreTrainedMode
     if config.model_type.startswith(PRUNED):
         return RAGGED[family](config)
     return STOCK[family](config) if family == "distilbert" else STOCK[family](config, add_pooling_layer=has_pooler)
+
+
+def fill_model(
+    config: PreTrainedConfig, weights: Mapping[str, Tensor], *, has_pooler: bool, like: PreTrainedModel
+) -> PreTrainedModel:
+    """Return the model of a config with copies of these weights, in evaluation mode, that attends as `like` does.
+
+    The weights of a pooler are left out where it has none.
+    """
+    model = build_model(config, has_pooler=has_pooler)
+    kept = {name: value for name, value in weights.items() if has_pooler or not name.startswith("pooler.")}
+    model.load_state_dict(kept)
+    model.config._attn_implementation = like.config._attn_implementation
+    return model.eval()
 
 
 def config_class(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:

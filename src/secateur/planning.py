@@ -58,6 +58,7 @@ TRIED = {  # kept fractions at which an axis is measured
     "rank": (0.5, 0.25, 0.125),
 }
 TRIMMED_SENTENCES = 50_000  # of each language
+TRIAL_SENTENCES = 500  # that a trial cut is repaired on: its loss is compared with others', not reported
 LAYER_SENTENCES = 200  # that layers are scored on
 TIMED_SENTENCES = 60
 MARGIN = 0.03  # of a limit in milliseconds that is left free for what the prediction misses
@@ -83,9 +84,20 @@ class Grounds:
         return {"en": self.pairs.en[:TRIMMED_SENTENCES], "ru": self.pairs.ru[:TRIMMED_SENTENCES]}
 
     @cached_property
+    def weights(self) -> np.ndarray:
+        """How often those texts have each word piece of the teacher, float64 [pieces]."""
+        return weigh_pieces(fast_tokenizer(self.teacher), self.texts)
+
+    @cached_property
     def calibration(self) -> list[str]:
         """What repair is fitted on."""
         return calibration_sentences(self.pairs, self.experiment.repair.sentences)
+
+    def weigh(self, encoder: Encoder) -> np.ndarray:
+        """Return how often those texts have each word piece of an encoder, float64 [pieces]."""
+        if encoder.tokenizer is self.teacher.tokenizer:
+            return self.weights
+        return weigh_pieces(fast_tokenizer(encoder), self.texts)
 
     @cached_property
     def layer_order(self) -> tuple[int, ...]:
@@ -152,21 +164,26 @@ class Shrunk:
     repaired: Encoder
 
 
-def shrink(grounds: Grounds, sizes: Sizes, *, rounds: int | None = None, progress: str = "") -> Shrunk:
-    """Cut the teacher to these sizes and repair it, in the rounds of its budget or as many as are given.
+def shrink(
+    grounds: Grounds, sizes: Sizes, *, rounds: int | None = None, sentences: int | None = None, progress: str = ""
+) -> Shrunk:
+    """Cut the teacher to these sizes and repair it, in its budget's rounds and on its recipe's sentences where no
+    others are given.
 
     Each round cuts the same share of what is left of every axis and repairs; the next one measures saliency anew, on
     the repaired student. Words are cut at once, their rank in the last round.
     """
     rounds = rounds or grounds.budget.rounds
+    settings = grounds.experiment.repair
+    settings = settings if sentences is None else replace(settings, sentences=min(sentences, settings.sentences))
     base = cut_words(grounds, sizes)
     whole = describe(base)
     kept, student = None, base
     for number in range(1, rounds + 1):
         part = sizes if number == rounds else between(whole, sizes, number / rounds)
         _, kept = cut_on(student, kept, part, grounds)
-        pruned = cut(base, kept, part, grounds.texts)
-        student = repair(pruned, base, kept, grounds.calibration, grounds.experiment.repair, progress=progress)
+        pruned = cut_to(base, kept, part, grounds)
+        student = repair(pruned, base, kept, grounds.calibration, settings, progress=progress)
     assert kept is not None, "there is at least one round"
     return Shrunk(kept, base, pruned, student)
 
@@ -181,14 +198,14 @@ def shrink_nested(grounds: Grounds, sizes: Sequence[Sizes], *, progress: str = "
     order = grounds.layer_order if any(part.layers < whole for part in sizes) else ()
     for part in sizes:
         if part.pieces < describe(base).whole.pieces:
-            base = trim_vocabulary(base, grounds.texts, part.pieces).encoder
+            base = trim_vocabulary(base, grounds.texts, part.pieces, weights=grounds.weigh(base)).encoder
         left = grounds.saliency if kept is None else restrict(grounds.saliency, kept)
         there = range(len(grounds.saliency.heads)) if kept is None or kept.layers is None else kept.layers
         best = sorted(there, key=order.index)[: part.layers] if order else there
         layers = [place for place, layer in enumerate(there) if layer in set(best)]
         chosen = choose_kept(left, part, layers, grounds.budget)
         kept = chosen if kept is None else compose(kept, chosen)
-        pruned = cut(base, kept, part, grounds.texts)
+        pruned = cut_to(base, kept, part, grounds)
         repaired = repair(pruned, base, kept, grounds.calibration, grounds.experiment.repair, progress=progress)
         yield Shrunk(kept, base, pruned, repaired)
 
@@ -196,7 +213,7 @@ def shrink_nested(grounds: Grounds, sizes: Sequence[Sizes], *, progress: str = "
 def cut_again(grounds: Grounds, sizes: Sizes, kept: Kept, repaired: Encoder) -> Shrunk:
     """Return what `shrink` gave, from what it chose and its repaired student."""
     base = cut_words(grounds, sizes)
-    return Shrunk(kept, base, cut(base, kept, sizes, grounds.texts), repaired)
+    return Shrunk(kept, base, cut_to(base, kept, sizes, grounds), repaired)
 
 
 def between(frame: Frame, sizes: Sizes, share: float) -> Sizes:
@@ -258,15 +275,15 @@ def cut_words(grounds: Grounds, sizes: Sizes) -> Encoder:
     """Return the teacher with the vocabulary of a plan; the teacher itself where it is whole."""
     if sizes.pieces == describe(grounds.teacher).whole.pieces:
         return grounds.teacher
-    return trim_vocabulary(grounds.teacher, grounds.texts, sizes.pieces).encoder
+    return trim_vocabulary(grounds.teacher, grounds.texts, sizes.pieces, weights=grounds.weights).encoder
 
 
-def cut(base: Encoder, kept: Kept, sizes: Sizes, texts: Texts) -> Encoder:
+def cut_to(base: Encoder, kept: Kept, sizes: Sizes, grounds: Grounds) -> Encoder:
     """Return `base`, the teacher with its words cut, without what is not kept and with its words' vectors at rank."""
     pruned = slice_encoder(base, kept)
     if sizes.rank is None or sizes.rank >= pruned.transformer.config.hidden_size:
         return pruned
-    return factorise_words(pruned, sizes.rank, weigh_pieces(fast_tokenizer(base), texts))
+    return factorise_words(pruned, sizes.rank, grounds.weigh(base))
 
 
 def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) -> Losses:
@@ -275,7 +292,7 @@ def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) ->
     measured: dict[str, dict[float, float]] = {}
     variants = list(single_cuts(frame, grounds.budget, least))
     for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
-        student = shrink(grounds, sizes, rounds=1).repaired
+        student = shrink(grounds, sizes, rounds=1, sentences=TRIAL_SENTENCES).repaired
         loss = float(1 - (embed(student, grounds.judged) * expected).sum(axis=1).mean())
         fraction = kept_fractions(sizes, frame)[axis]
         measured.setdefault(axis, {})[fraction] = loss

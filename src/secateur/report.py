@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from secateur.budget import Frame, Plan, count_parameters
 from secateur.config import Budget, Experiment, Making, Run, dump_run
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
+from secateur.ranking import Ranking
 from secateur.saliency import Saliency
 from secateur.selection import Kept
-from secateur.trimming import Trimmed
+from secateur.trimming import Coverage
 
 matplotlib.use("Agg")
 
@@ -66,6 +67,29 @@ def format_probe(scores: Mapping[str, Scores]) -> str:
     return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
 
 
+def format_ranking(ranking: Ranking) -> str:
+    """Return encoders by their encodechka mean, the agreement of the two orders, and the pairs that change places."""
+    by_probe = sorted(ranking.standings, key=lambda each: -each.means["probe"])
+    rows = [["own vector", "Mean S", "rank", "probe", "rank"]]
+    for place, each in enumerate(ranking.standings, start=1):
+        means = (f"{each.means[name]:.4f}" for name in ("encodechka", "probe"))
+        places = (str(place), str(by_probe.index(each) + 1))
+        rows.append([each.name, *(cell for pair in zip(means, places, strict=True) for cell in pair)])
+    lines = [
+        format_table(rows),
+        f"Spearman's rank correlation: {ranking.agreement():.3f} over all, "
+        f"{ranking.agreement(neural=True):.3f} over the neural ones",
+    ]
+    for swap in ranking.swaps:
+        sides = "; ".join(
+            f"{name} {swap.differences[name]:+.4f} ({swap.intervals[name][0]:+.4f} to {swap.intervals[name][1]:+.4f})"
+            for name in swap.differences
+        )
+        verdict = "not told apart" if swap.is_undecided else "told apart, and differently"
+        lines.append(f"{swap.better} - {swap.worse}: {sides}: {verdict}")
+    return "\n".join([*lines, "" if ranking.swaps else "no pair changes places"]).rstrip()
+
+
 FORMS = {"own": "own vector", "best": "best pooling"}
 
 
@@ -92,14 +116,14 @@ def format_plan(plan: Plan, frame: Frame) -> str:
     return f"{format_table(rows)}\n{cost}"
 
 
-def format_coverage(trimmed: Trimmed) -> str:
+def format_coverage(kept: Sequence[int], coverage: Sequence[Coverage]) -> str:
     """Return what a trimmed vocabulary did to each language's text."""
     rows = [["language", "pieces a word", "after", "unknown pieces", "after", "sentences whose pieces all survived"]]
-    for each in trimmed.coverage:
+    for each in coverage:
         before, after = f"{each.pieces_before:.3f}", f"{each.pieces_after:.3f}"
         unknown = f"{each.unknown_before:,}", f"{each.unknown_after:,}"
         rows.append([each.language, before, after, *unknown, f"{each.survived:.1%}"])
-    return f"{len(trimmed.kept):,} word pieces kept\n{format_table(rows)}"
+    return f"{len(kept):,} word pieces kept\n{format_table(rows)}"
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

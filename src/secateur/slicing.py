@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.encoder import Encoder, narrow_encoder, replace_transformer
-from secateur.modeling import build_model, find_layers, head_size, layer_names, renumber_layers, resize_config
+from secateur.modeling import fill_model, find_layers, head_size, layer_names, renumber_layers, resize_config
 from secateur.selection import Kept
 
 
@@ -29,11 +29,8 @@ def slice_encoder(teacher: Encoder, kept: Kept) -> Encoder:
         [len(layer) for layer in kept.neurons],
         has_pooler=has_pooler,
         hidden=None if kept.hidden is None else len(kept.hidden),
-        rank=getattr(source.config, "embedding_rank", None),
     )
-    transformer = build_model(shape, has_pooler=has_pooler)
-    transformer.load_state_dict(slice_weights(teacher, kept))
-    transformer.config._attn_implementation = source.config._attn_implementation
+    transformer = fill_model(shape, slice_weights(teacher, kept), has_pooler=has_pooler, like=source)
     if kept.hidden is None:
         return replace_transformer(teacher, transformer)
     return narrow_encoder(teacher, transformer, kept.hidden)
@@ -71,12 +68,8 @@ def slice_weights(teacher: Encoder, kept: Kept) -> dict[str, Tensor]:
                 if name in weights:
                     weights[name] = take(weights[name], [channels[axis] for axis in axes])
     if hidden is not None:
-        weights = {name: narrow_embeddings(name, value, hidden) for name, value in weights.items() if not_pooler(name)}
+        weights = {name: narrow_embeddings(name, value, hidden) for name, value in weights.items()}
     return weights
-
-
-def not_pooler(name: str) -> bool:
-    return not name.startswith("pooler.")
 
 
 def narrow_embeddings(name: str, value: Tensor, hidden: Tensor) -> Tensor:

@@ -6,18 +6,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
-from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur import config
 from secateur.config import InputError
 from secateur.encoder import Encoder, count_positions, load_encoder
-from secateur.modeling import build_model, count_heads, count_neurons, find_layers, renumber_layers, resize_config
+from secateur.modeling import (
+    POSITIONS,
+    WORDS,
+    build_model,
+    count_heads,
+    count_neurons,
+    fill_model,
+    find_layers,
+    first_position,
+    renumber_layers,
+    resize_config,
+)
 from secateur.vocabulary import train_vocabulary, transplant
 from secateur.wheels import unpack_model
-
-WORDS = "embeddings.word_embeddings.weight"
-POSITIONS = "embeddings.position_embeddings.weight"
 
 
 def make_student(
@@ -75,17 +82,8 @@ def choose_layers(transformer: PreTrainedModel, layers: Sequence[int]) -> PreTra
         [heads[layer] for layer in layers],
         [neurons[layer] for layer in layers],
         has_pooler=False,
-        rank=getattr(transformer.config, "embedding_rank", None),
     )
-    return fill_model(shape, renumber_layers(transformer, layers))
-
-
-def fill_model(shape: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:
-    """Return a model of this config, without a pooler, that holds copies of these weights."""
-    model = build_model(shape, has_pooler=False)
-    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("pooler.")})
-    model.eval()
-    return model
+    return fill_model(shape, renumber_layers(transformer, layers), has_pooler=False, like=transformer)
 
 
 def replace_vocabulary(
@@ -97,10 +95,11 @@ def replace_vocabulary(
     are dropped in front, so that the first piece of a sentence keeps its position's vector.
     """
     weights = transformer.state_dict()
-    weights[WORDS] = transplant(weights[WORDS], old, new, seed=seed).vectors
+    words, positions = f"{WORDS}.weight", f"{POSITIONS}.weight"
+    weights[words] = transplant(weights[words], old, new, seed=seed).vectors
     shape = deepcopy(transformer.config)
-    unused = shape.pad_token_id - new.pad_token_id if counts_from_padding(transformer) else 0
-    weights[POSITIONS] = weights[POSITIONS][unused:]
+    unused = shape.pad_token_id - new.pad_token_id if first_position(shape) else 0
+    weights[positions] = weights[positions][unused:]
     shape.max_position_embeddings -= unused
     shape.vocab_size = len(new)
     shape.pad_token_id = new.pad_token_id
@@ -108,11 +107,7 @@ def replace_vocabulary(
         shape.bos_token_id = new.cls_token_id
     if shape.eos_token_id is not None:
         shape.eos_token_id = new.sep_token_id
-    return fill_model(shape, weights)
-
-
-def counts_from_padding(transformer: PreTrainedModel) -> bool:
-    return count_positions(transformer) < int(transformer.config.max_position_embeddings)
+    return fill_model(shape, weights, has_pooler=False, like=transformer)
 
 
 def draw_transformer(shape: config.Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:

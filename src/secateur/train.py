@@ -29,13 +29,13 @@ from secateur.planning import (
     approach,
     cut_again,
     cut_on,
+    cut_to,
     cut_words,
     look_ahead,
     make_plan,
     shrink,
     shrink_nested,
 )
-from secateur.planning import cut as cut_to
 from secateur.repair import repair
 from secateur.report import draw_family, draw_saliency, format_coverage, format_plan, format_stages, write_card
 from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
@@ -55,7 +55,7 @@ from secateur.sources import read_lines
 from secateur.targets import Targets, embed_corpus
 from secateur.teachers import EncoderSource
 from secateur.tracking import RunLog, open_log
-from secateur.trimming import trim_vocabulary
+from secateur.trimming import fast_tokenizer, measure_coverage, trim_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ def cut_gradually(grounds: Grounds, plan: Plan, training: Training, places: Plac
         part = sizes if last else approach(whole, sizes, number / budget.rounds)
         with stage(f"round {number}"):
             chosen, kept = cut_on(student, kept, part, grounds)
-            pruned = cut_to(student, chosen, part, grounds.texts)
+            pruned = cut_to(student, chosen, part, grounds)
             student = repair(
                 pruned, student, chosen, grounds.calibration, training.experiment.repair, progress="repair"
             )
@@ -255,9 +255,11 @@ def finish(
 def cut_vocabulary(model: str, files: Mapping[str, Path], size: int, out: Path, *, fold: bool) -> str:
     """Trim a model's vocabulary for the texts of some languages and save it in `out`; return the coverage report."""
     texts = {language: read_lines(path) for language, path in files.items()}
-    trimmed = trim_vocabulary(load_encoder(config.Teacher(model=model)), texts, size, fold=fold)
+    encoder = load_encoder(config.Teacher(model=model))
+    trimmed = trim_vocabulary(encoder, texts, size, fold=fold)
     save_encoder(trimmed.encoder, out)
-    return format_coverage(trimmed)
+    tokenizers = fast_tokenizer(encoder), fast_tokenizer(trimmed.encoder)
+    return format_coverage(trimmed.kept, measure_coverage(*tokenizers, texts, trimmed.kept))
 
 
 def prune(experiment: Experiment, out: Path | None, *, cache: Path, dry_run: bool = False) -> None:

@@ -34,13 +34,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur.config import InputError
 from secateur.encoder import Encoder, replace_tokenizer, replace_transformer
-from secateur.modeling import build_model, count_heads, count_neurons, resize_config
+from secateur.lowrank import floor_weights
+from secateur.modeling import WORDS, count_heads, count_neurons, fill_model, resize_config
+from secateur.vocabulary import INNER, split_mark
 
 log = logging.getLogger(__name__)
 
-INNER = "##"  # WordPiece: begins a piece that is not the first of its word
 SPACE = "▁"  # Unigram: stands for the space before a word
-UNSEEN = 1e-3  # weight of a kept piece that the texts do not have, as a share of the mean weight
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,19 @@ class Coverage:
 class Trimmed:
     encoder: Encoder
     kept: tuple[int, ...]  # numbers in the old vocabulary, ascending: new number i is old number kept[i]
-    coverage: tuple[Coverage, ...]
 
 
-def trim_vocabulary(encoder: Encoder, texts: Mapping[str, Sequence[str]], size: int, *, fold: bool = True) -> Trimmed:
+def trim_vocabulary(
+    encoder: Encoder,
+    texts: Mapping[str, Sequence[str]],
+    size: int,
+    *,
+    fold: bool = True,
+    weights: np.ndarray | None = None,
+) -> Trimmed:
     """Return an encoder that reads with `size` pieces of its vocabulary, chosen for `texts`: sentences by language.
+
+    `weights` are what `weigh_pieces` returns for them, where they are known.
 
     Raises InputError: a language without text, a tokenizer that is neither WordPiece nor Unigram, a size that the
     letters of the texts alone exceed. A `size` that the vocabulary does not exceed returns the encoder as it is.
@@ -72,9 +80,8 @@ def trim_vocabulary(encoder: Encoder, texts: Mapping[str, Sequence[str]], size: 
     tokenizer = fast_tokenizer(encoder)
     pieces = read_vocabulary(tokenizer)
     if size >= len(tokenizer):
-        kept = tuple(range(len(tokenizer)))
-        return Trimmed(encoder, kept, measure_coverage(tokenizer, tokenizer, texts, kept))
-    weights = weigh_pieces(tokenizer, texts)
+        return Trimmed(encoder, tuple(range(len(tokenizer))))
+    weights = weigh_pieces(tokenizer, texts) if weights is None else weights
     vectors = word_vectors(encoder)
     kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size)
     known = set(kept)
@@ -82,8 +89,7 @@ def trim_vocabulary(encoder: Encoder, texts: Mapping[str, Sequence[str]], size: 
     rows = vectors[torch.tensor(kept)]
     if fold:
         rows = fold_vectors(vectors, weights, kept, parts)
-    trimmed = replace_pieces(encoder, kept, rows)
-    return Trimmed(trimmed, kept, measure_coverage(tokenizer, fast_tokenizer(trimmed), texts, kept))
+    return Trimmed(replace_pieces(encoder, kept, rows), kept)
 
 
 def least_size(encoder: Encoder, texts: Mapping[str, Sequence[str]]) -> int:
@@ -130,8 +136,7 @@ class Pieces:
         text = self.texts[piece]
         if self.scores is not None:
             return list(text)
-        inner = text.startswith(INNER) and text != INNER
-        bare = text.removeprefix(INNER) if inner else text
+        bare, inner = split_mark(text)
         return [letter if number == 0 and not inner else INNER + letter for number, letter in enumerate(bare)]
 
 
@@ -154,8 +159,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Pieces:
 
 def spell_greedily(text: str, numbers: Mapping[str, int], allowed: set[int]) -> tuple[int, ...]:
     """Return the longest allowed pieces from left to right, as WordPiece does (Wu et al. 2016)."""
-    inner = text.startswith(INNER) and text != INNER
-    bare = text.removeprefix(INNER) if inner else text
+    bare, inner = split_mark(text)
     found: list[int] = []
     start = 0
     while start < len(bare):
@@ -272,7 +276,7 @@ def strip_mark(text: str, pieces: Pieces) -> str:
     """Return a piece's letters without the mark that says where in a word it stands."""
     if pieces.scores is not None:
         return text.replace(SPACE, "") or text
-    return text.removeprefix(INNER) or text
+    return split_mark(text)[0]
 
 
 def find_script(letter: str) -> str | None:
@@ -300,8 +304,7 @@ def fold_vectors(
     rows, columns, values = (np.array(each) for each in zip(*entries, strict=True))
     shape = (len(spelt), len(kept))
     A = csr_array((values, (rows, columns)), shape=shape)  # a piece that comes twice adds up
-    own = weights[list(kept)]
-    own = np.maximum(own, UNSEEN * own.mean())
+    own = floor_weights(weights[list(kept)])
     lost = weights[list(spelt)]
     system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept]
     start = vectors[torch.tensor(kept)].numpy()  # [kept, D]
@@ -325,7 +328,6 @@ def replace_pieces(encoder: Encoder, kept: Sequence[int], rows: Tensor) -> Encod
         count_neurons(transformer),
         has_pooler=encoder.uses_pooler,
         pieces=len(kept),
-        rank=getattr(transformer.config, "embedding_rank", None),
     )
     for role in ("pad", "bos", "eos"):
         number = getattr(shape, f"{role}_token_id", None)
@@ -333,12 +335,10 @@ def replace_pieces(encoder: Encoder, kept: Sequence[int], rows: Tensor) -> Encod
             setattr(shape, f"{role}_token_id", list(kept).index(number))
     if shape.pad_token_id != transformer.config.pad_token_id:
         raise InputError("vocabulary: the padding token is not among the first pieces; its number cannot change")
-    trimmed = build_model(shape, has_pooler=encoder.uses_pooler)
     weights = dict(transformer.state_dict())
-    name = "embeddings.word_embeddings.weight"
+    name = f"{WORDS}.weight"
     weights[name] = rows.to(weights[name])
-    trimmed.load_state_dict(weights)
-    trimmed.config._attn_implementation = transformer.config._attn_implementation
+    trimmed = fill_model(shape, weights, has_pooler=encoder.uses_pooler, like=transformer)
     return replace_tokenizer(replace_transformer(encoder, trimmed), tokenizer)
 
 
