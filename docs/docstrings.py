@@ -1,0 +1,35 @@
+"""Docstrings as Markdown: what is aligned stays aligned, and no sign of mathematics is taken for markup."""
+
+import re
+from typing import Any
+
+import griffe
+
+
+class PlainDocstrings(griffe.Extension):
+    """Rewrites every docstring before mkdocstrings renders it."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        self.rewrite(pkg)
+
+    def rewrite(self, item: Any) -> None:
+        if item.docstring is not None:
+            item.docstring.value = as_markdown(item.docstring.value)
+        for member in item.members.values():
+            if not member.is_alias:
+                self.rewrite(member)
+
+
+def as_markdown(text: str) -> str:
+    """Return a docstring whose formulas and tables are code blocks and whose prose has its signs escaped."""
+    return "\n\n".join(map(render, text.split("\n\n")))
+
+
+def render(paragraph: str) -> str:
+    lines = paragraph.splitlines()
+    if all(line.startswith("    ") for line in lines):
+        return paragraph
+    if sum(bool(re.search(r"\S {2,}\S", line)) for line in lines) > 1:  # a table
+        return "\n".join(f"    {line}" for line in lines)
+    parts = re.split("(`[^`]*`)", paragraph)
+    return "".join(part if part.startswith("`") else re.sub(r"([<*_\[\]|])", r"\\\1", part) for part in parts)
