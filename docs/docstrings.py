@@ -15,9 +15,17 @@ class PlainDocstrings(griffe.Extension):
     def rewrite(self, item: Any) -> None:
         if item.docstring is not None:
             item.docstring.value = as_markdown(item.docstring.value)
+        elif item.is_attribute and item.parent.is_class and (said := comment_beside(item)):
+            item.docstring = griffe.Docstring(as_markdown(said), parent=item)
         for member in item.members.values():
             if not member.is_alias:
                 self.rewrite(member)
+
+
+def comment_beside(field: Any) -> str:
+    """Return the comment at the end of a dataclass field's line; empty where there is none."""
+    _, _, said = field.source.partition("  # ")
+    return "" if said.startswith(("fmt:", "type:", "noqa")) else said.partition("\n")[0]
 
 
 def as_markdown(text: str) -> str:
@@ -32,4 +40,8 @@ def render(paragraph: str) -> str:
     if sum(bool(re.search(r"\S {2,}\S", line)) for line in lines) > 1:  # a table
         return "\n".join(f"    {line}" for line in lines)
     parts = re.split("(`[^`]*`)", paragraph)
-    return "".join(part if part.startswith("`") else re.sub(r"([<*_\[\]|])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else escape(part) for part in parts)
+
+
+def escape(text: str) -> str:
+    return re.sub(r"([*_\[\]|])", r"\\\1", text).replace("<", "&lt;")

