@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train teacher infer test lint bench notebooks clean
+.PHONY: help install train teacher infer test lint bench notebooks docs clean
 
 # An asterisk or a bracket in OVERRIDES, DATA and ARGS is the user's, not the shell's: `set -f`.
 # `exec` leaves the program alone with Ctrl-C and gives make its exit code.
@@ -57,12 +57,14 @@ lint: $(INSTALLED) ## ruff and mypy
 bench: $(INSTALLED) ## time the saliency pass against a forward and backward pass
 	$(RUN)/python -m secateur.bench $(ARGS)
 
-notebooks: $(INSTALLED) ## execute the notebooks in place
-	@ls notebooks/*.ipynb >/dev/null 2>&1 || { echo 'there are no notebooks yet'; exit 0; }; \
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+notebooks: $(INSTALLED) ## execute the notebooks in place, about 10 minutes each on 2 cores
+	$(RUN)/jupyter execute --inplace $(wildcard notebooks/*.ipynb) $(ARGS)
+
+docs: $(INSTALLED) ## build the site into site/, strict: a broken link is an error
+	$(RUN)/mkdocs build --strict $(ARGS)
 
 clean: ## remove .venv and the caches; runs and models stay
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an installation that failed leaves none and is tried again.
