@@ -120,12 +120,17 @@ def write_configuration(path: Path) -> str:
         inherited = {key.name: key for base in section.bases if base in sections for key in sections[base].keys}
         keys_here = (inherited | {key.name: key for key in section.keys}).values()
         rows = [
-            f"| `{key.name}` | {say_type(key.kind, aliases, sections)} | {key.default} | {key.meaning} |"
+            f"| `{key.name}` | {say_type(key.kind, aliases, sections)} | {say_given(key, name)} | {key.meaning} |"
             for key in keys_here
         ]
         table = ["| key | takes | default | meaning |", "|---|---|---|---|", *rows]
         pages += [f"## {name}", "", f"{section.text} {where}", "", *table, ""]
     return "\n".join(pages)
+
+
+def say_given(key: Key, section: str) -> str:
+    """Return a key's default; a run's name is its recipe's, which `load_run` fills in."""
+    return "the file's" if section in RUNS and key.name == "name" else key.default
 
 
 def read_aliases(text: str) -> dict[str, ast.expr]:

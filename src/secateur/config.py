@@ -330,7 +330,7 @@ class Tracking:
 class Run:
     """What every run has. Its name is the recipe's file name."""
 
-    name: Name  # the recipe's file name
+    name: Name  # of the run and of its student
     corpus: Corpus  # sentence pairs
     distillation: Distillation  # training
     validation: Validation = Field(default_factory=Validation)  # held-out pairs
