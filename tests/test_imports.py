@@ -15,7 +15,7 @@ ORDER = (
     "saliency", "budget", "selection", "slicing", "repair", "lowrank", "trimming", "distillation",
     "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost", "export",
     "tracking", "report", "scores", "planning",
-    "bench", "infer", "runs", "train", "create", "cli",
+    "bench", "bench_budgets", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
 HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}
@@ -32,7 +32,7 @@ STAGES = (
     "load_corpus",
     "make_student",
 )
-CALLERS = {"bench", "scores", "planning", "infer", "train", "create", "cli"}
+CALLERS = {"bench", "bench_budgets", "scores", "planning", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

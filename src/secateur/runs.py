@@ -77,7 +77,7 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
     """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
     count = min(settings.steps * settings.batch_size, len(pairs))
-    return Pairs(pairs.en[:count], pairs.ru[:count], pairs.source[:count], pairs.paired[:count])
+    return pairs.take(range(count))
 
 
 def find_step(run: Path) -> int | None:

@@ -144,7 +144,7 @@ def survey(
         else:
             saliency = measure(teacher, corpus, experiment)
             save_saliency(saliency, path)
-    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment)
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment)
 
 
 def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Saliency:
@@ -286,7 +286,7 @@ def prepare(experiment: Experiment, cache: Path) -> tuple[Grounds, HeldOut]:
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
         saliency = measure(teacher, corpus, experiment)
-    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment), held_out
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment), held_out
 
 
 def prune_family(
