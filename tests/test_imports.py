@@ -19,7 +19,17 @@ ORDER = (
     "bench", "infer", "runs", "train", "create", "demo", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
-HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib", "gradio"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "numpy",
+    "datasets",
+    "accelerate",
+    "sklearn",
+    "matplotlib",
+    "gradio",
+}
 LIGHT = ("__init__", "config", "files", "cli")
 
 # Functions that are a stage of the pipeline; stages do not call each other.

@@ -172,10 +172,11 @@ def compare_sentences(contenders: Sequence[Contender], text: str) -> str:
     results = []
     for each in contenders:
         vectors, milliseconds = embed_timed(each.encoder, sentences)
-        results.append({"of": each, "vectors": vectors, "matrix": vectors @ vectors.T, "ms": milliseconds})
+        matrix = np.round(vectors @ vectors.T, 4) + 0.0  # no minus before a zero
+        results.append({"of": each, "vectors": vectors, "matrix": matrix, "ms": milliseconds})
     first, second = (result["matrix"] for result in results)
     return render(
-        "matrix.html", sentences=sentences, results=results, median=lambda values: float(np.median(values)),
+        "matrix.html", sentences=sentences, results=results, median=[float(np.median(result["ms"])) for result in results],
         gap=np.abs(second - first), own=own_cosines(*(result["vectors"] for result in results)),
     )  # fmt: skip
 
@@ -213,18 +214,23 @@ def say_list(listed: Listed) -> str:
 
 def serve(contenders: Sequence[Contender], sentences: Path | None, *, host: str, port: int) -> None:
     """Serve the page until Ctrl-C. Raises InputError: Gradio is missing, the address or the list is of no use."""
+    page = open_page(contenders, open_list(contenders, sentences), host=host, port=port)
+    log.info("the page is http://%s:%d/; Ctrl-C ends it", f"[{host}]" if ":" in host else host, port)
+    page.block_thread()
+
+
+def open_page(contenders: Sequence[Contender], listed: Listed, *, host: str, port: int) -> "Blocks":
+    """Serve the page from a thread; its `close` ends that. Raises InputError: Gradio is missing, a port is in use."""
     load_gradio()
     check_address(host, port)
-    listed = open_list(contenders, sentences)
     page = build_page(contenders, listed)
     page.queue(default_concurrency_limit=1)
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
-        run_history=False, show_error=True, prevent_thread_lock=True, max_file_size=MOST_BYTES,
+        run_history=False, show_error=True, prevent_thread_lock=True, max_file_size=2 * MOST_BYTES,
         css=(files("secateur") / "templates" / "demo.css").read_text(encoding="utf-8"), theme=make_theme(),
     )  # fmt: skip
-    log.info("the page is http://%s:%d/; Ctrl-C ends it", f"[{host}]" if ":" in host else host, port)
-    page.block_thread()
+    return page
 
 
 def load_gradio() -> None:
@@ -299,9 +305,9 @@ def build_page(contenders: Sequence[Contender], listed: Listed) -> "Blocks":
             found = gradio.HTML(label="Neighbours", elem_id="neighbours")
             own = gradio.State(None)
             about = gradio.HTML(render("list.html", text=say_list(listed)), elem_id="list")
-            upload = gradio.File(label="Another list: a UTF-8 text file, a sentence a line", type="filepath", height=120)
-            upload.change(replace_list, [upload, own], [own, about], api_visibility="private")
-            gradio.on(
-                [find_button.click, query.submit], find, [query, own], found, api_visibility="private"
+            upload = gradio.File(
+                label="Another list: a UTF-8 text file, a sentence a line", type="filepath", height=120
             )
+            upload.change(replace_list, [upload, own], [own, about], api_visibility="private")
+            gradio.on([find_button.click, query.submit], find, [query, own], found, api_visibility="private")
     return page  # type: ignore[no-any-return]

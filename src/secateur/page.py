@@ -63,7 +63,9 @@ def report_runs(names: Sequence[str], runs: Path, out: Path | None) -> Path:
     """
     folders = [find_run(name, runs) for name in dict.fromkeys(names)]
     records = [read_record(folder) for folder in folders]
-    beside = folders[0] / "report.html" if len(folders) == 1 else runs / f"{'+'.join(each.name for each in folders)}.html"
+    beside = (
+        folders[0] / "report.html" if len(folders) == 1 else runs / f"{'+'.join(each.name for each in folders)}.html"
+    )
     path = out or beside
     try:
         write_page(records, path)
@@ -110,7 +112,9 @@ def make_tiles(record: Record) -> list[Tile]:
                              ("ms", "ms a sentence", "{:.1f}")):  # fmt: skip
         scale = 1e6 if key == "parameters" else 1
         known = key in first and first[key]
-        detail = f"teacher {form.format(first[key] / scale)}, {100 * last[key] / first[key]:.0f}% of it" if known else ""
+        detail = (
+            f"teacher {form.format(first[key] / scale)}, {100 * last[key] / first[key]:.0f}% of it" if known else ""
+        )
         tiles.append(Tile(form.format(last[key] / scale), label, detail))
     tiles.append(Tile(f"{last['cosine']:.3f}", "cosine to the teacher", "held-out pairs"))
     means = {name: mean_s(each.own) for name, each in (record.scores or {}).items()}
@@ -231,14 +235,13 @@ def show_each(
 
 
 def show_training(records: Sequence[Record]) -> Section:
-    section = Section(
-        "training", "Training", "Each term of the loss and the held-out scores over the steps of distillation."
-    )
+    lead = "Each term of the loss and the held-out scores over the steps of distillation."
+    if len(records) == 1 and records[0].step is not None:
+        lead += f" The checkpoint of step {records[0].step:,}, the best on held-out pairs, was kept."
+    section = Section("training", "Training", lead)
     for record in records:
         if not any("train/loss" in key for line in record.metrics for key in line):
             section.blocks.append(Note(named("No losses were recorded.", record, records)))
-        if record.step is not None and len(records) == 1:
-            section.blocks.append(Note(f"The checkpoint of step {record.step:,}, the best on held-out pairs, was kept."))
     for term, title in figures.LOSSES.items():
         if list(figures.find_curves(records, f"train/{term}")):
             section.blocks.append(picture(draw_curves(records, {f"train/{term}": title}), None, title))
@@ -247,7 +250,9 @@ def show_training(records: Sequence[Record]) -> Section:
         section.blocks.append(picture(draw_curves(records, {"train/learning_rate": title}), None, title))
     if list(figures.find_curves(records, "validation/cosine")):
         title = "Validation: cosine to the teacher"
-        section.blocks.append(picture(draw_curves(records, {"validation/cosine": "cosine to the teacher"}), None, title))
+        section.blocks.append(
+            picture(draw_curves(records, {"validation/cosine": "cosine to the teacher"}), None, title)
+        )
         section.blocks.append(picture(figures.draw_retrieval(records), None, "Validation: translations found"))
     return section
 

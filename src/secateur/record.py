@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -93,12 +93,12 @@ def read_record(folder: Path) -> Record:
         kept=read(folder / "kept.json", reader(Kept)),
         drift=read(folder / "drift.json", load_drift),
     )
-    ended = read(folder / "scores.json", read_object)
+    ended = read(folder / "scores.json", read_end)
     if ended is None:
         return record
     draws = read(folder / "draws.npz", read_arrays) or {}
-    scores = {name: add_draws(load_scores(plain), name, draws) for name, plain in ended["benchmark"].items()}
-    return replace(record, step=ended["step"], stages=tuple(ended["stages"]), scores=scores)
+    scores = {name: add_draws(of, name, draws) for name, of in ended.scores.items()}
+    return replace(record, step=ended.step, stages=ended.stages, scores=scores)
 
 
 def read(path: Path, how: Callable[[Path], Read]) -> Read | None:
@@ -116,6 +116,20 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise TypeError("not a mapping")
     return plain
+
+
+class End(NamedTuple):
+    """What scores.json holds."""
+
+    step: int
+    stages: tuple[dict[str, Any], ...]
+    scores: dict[str, Scores]
+
+
+def read_end(path: Path) -> End:
+    plain = read_object(path)
+    scores = {name: load_scores(each) for name, each in plain["benchmark"].items()}
+    return End(int(plain["step"]), tuple(plain["stages"]), scores)
 
 
 def reader(kind: type[Read]) -> Callable[[Path], Read]:

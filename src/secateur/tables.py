@@ -310,7 +310,7 @@ def say_value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(say_value, value)) or "none"
-    return f"{value:,}" if isinstance(value, int) else str(value) or "none"
+    return f"{value:,}" if isinstance(value, int) else "none" if value == {} else str(value) or "none"
 
 
 def tabulate_changes(records: Sequence[Record]) -> Table:
