@@ -13,8 +13,10 @@ from secateur import cli
 from secateur.figures import draw_figures, draw_heads, find_curves, keep_by_layer
 from secateur.page import COLOURS, build_page, report_runs
 from secateur.record import Record, read_record
+from secateur.runs import log_figures
 from secateur.selection import Kept
-from secateur.tables import difference, flatten_recipe, tabulate_benchmark, tabulate_stages, tabulate_worst
+from secateur.tables import difference, flatten_recipe, tabulate_benchmark, tabulate_held_out, tabulate_worst
+from secateur.tracking import RunLog
 
 TITLES = ["Scores", "Quality against cost", "Head saliency", "Neuron saliency", "What was cut", "Training", "Drift",
           "Recipe"]  # fmt: skip
@@ -110,12 +112,12 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
 def test_differences_and_intervals_are_those_of_the_pairs(record: Record) -> None:
     assert record.drift is not None
     assert record.scores is not None
-    row = tabulate_stages(record).rows[-1]
+    row = tabulate_held_out(record).rows[-1]
     teacher, student = record.drift.stages["teacher"].en_ru, record.drift.stages["distilled"].en_ru
     gaps = student.astype(float) - teacher.astype(float)
     margin = 1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5
-    assert row[8].value == pytest.approx(gaps.mean())
-    assert f"{gaps.mean() - margin:+.4f}".replace("-", "−") in row[8].text
+    assert row[3].value == pytest.approx(gaps.mean())
+    assert f"{gaps.mean() - margin:+.4f}".replace("-", "−") in row[3].text
     task = tabulate_benchmark(record.scores, "").rows[0]
     drawn = record.scores["distilled"].draws["STS"] - record.scores["teacher"].draws["STS"]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -220,6 +222,14 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(tmp_path: Path) -> None:
         watched.keep_screenshot("compare-desk-dark")
         assert watched.errors == []
         assert watched.requests == [page.as_uri()]
+
+
+def test_the_log_is_handed_the_same_pictures(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(RunLog, "figure", lambda self, title, figure: titles.append(title))
+    log_figures(record, RunLog())
+    assert titles == list(draw_figures(record))
+    assert len(titles) == 14
 
 
 def test_kept_of_every_layer_needs_no_list_of_layers() -> None:

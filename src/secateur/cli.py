@@ -384,8 +384,8 @@ def run_encode(options: argparse.Namespace) -> None:
 
 def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = add_command(
-        commands, "report", "Make a run's page from its record, or one page that compares several runs. A run that has\n"
-        "not ended shows what there is of it.",
+        commands, "report", "Make a run's page from its record, or one page that compares several runs. A run\n"
+        "that has not ended shows what there is of it.",
         "secateur report mini-en-ru mini-en-ru-large",
     )  # fmt: skip
     command.add_argument("names", nargs="+", metavar="NAME", help="a run's name, or its folder")

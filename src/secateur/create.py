@@ -1,7 +1,7 @@
 """One run that makes a new encoder: a body and a vocabulary, distilled from the vectors of other encoders.
 
-What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, table.txt) and
-models/NAME/. The teachers' vectors are kept in the cache.
+What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz,
+table.txt, report.html) and models/NAME/. The teachers' vectors are kept in the cache.
 """
 
 import logging

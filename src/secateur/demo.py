@@ -176,7 +176,8 @@ def compare_sentences(contenders: Sequence[Contender], text: str) -> str:
         results.append({"of": each, "vectors": vectors, "matrix": matrix, "ms": milliseconds})
     first, second = (result["matrix"] for result in results)
     return render(
-        "matrix.html", sentences=sentences, results=results, median=[float(np.median(result["ms"])) for result in results],
+        "matrix.html", sentences=sentences, results=results,
+        median=[float(np.median(result["ms"])) for result in results],
         gap=np.abs(second - first), own=own_cosines(*(result["vectors"] for result in results)),
     )  # fmt: skip
 

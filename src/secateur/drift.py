@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def by_length(texts: list[str], cosines: np.ndarray) -> dict[str, Mean]:
 
 def name_lengths() -> list[str]:
     """Return the names of the classes of length, shortest first."""
-    middle = [f"{low + 1}-{high}" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)]
+    middle = [f"{low + 1}-{high}" for low, high in pairwise(LENGTHS)]
     return [f"1-{LENGTHS[0]}", *middle, f"over {LENGTHS[-1]}"]
 
 

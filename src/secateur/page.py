@@ -1,4 +1,4 @@
-"""One run, or several side by side, as a page: one file that fetches nothing, for a phone and a desk, light and dark."""
+"""One run, or several side by side, as a page: one file that fetches nothing, for phones and desks, light and dark."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +28,13 @@ from secateur.tables import (
     tabulate_axes,
     tabulate_benchmark,
     tabulate_changes,
+    tabulate_costs,
+    tabulate_held_out,
     tabulate_languages,
     tabulate_layers,
     tabulate_lengths,
     tabulate_recipe,
     tabulate_runs,
-    tabulate_stages,
     tabulate_worst,
 )
 
@@ -122,12 +123,13 @@ def make_tiles(record: Record) -> list[Tile]:
     if mean is not None:
         base = means.get("teacher")
         detail = f"teacher {base:.3f}, {100 * mean / base:.1f}% kept" if base else ""
-        tiles.append(Tile(f"{mean:.3f}", f"mean of {benchmark_of(record)}'s tasks", detail))
+        tiles.append(Tile(f"{mean:.3f}", f"mean of {name_benchmark(record)}'s tasks", detail))
     return tiles
 
 
-def benchmark_of(record: Record) -> str:
-    return next((each.benchmark for each in (record.scores or {}).values()), "")
+def name_benchmark(record: Record) -> str:
+    name = next((each.benchmark for each in (record.scores or {}).values()), "")
+    return "the probe" if name == "probe" else name
 
 
 def picture(figure: Figure, record: Record | None, title: str, note: str = "") -> Picture:
@@ -155,9 +157,9 @@ def show_scores(records: Sequence[Record]) -> Section:
         if not record.stages:
             section.blocks.append(missing(record, records, "The table of scores"))
             continue
-        blocks: list[Block] = [tabulate_stages(record)]
+        blocks: list[Block] = [tabulate_costs(record), tabulate_held_out(record)]
         if record.scores:
-            blocks.append(tabulate_benchmark(record.scores, f"Tasks of {benchmark_of(record)}"))
+            blocks.append(tabulate_benchmark(record.scores, f"The tasks of {name_benchmark(record)}"))
         else:
             blocks.append(Note("No benchmark was scored."))
         section.blocks.extend(blocks if len(records) == 1 else [Folded(record.name, blocks)])
@@ -195,7 +197,7 @@ def show_heads(records: Sequence[Record]) -> Section:
 def show_neurons(records: Sequence[Record]) -> Section:
     section = Section(
         "neurons", "Neuron saliency",
-        "Each layer's FFN neurons, sorted: a strip is 1/48 of them. What stands to the right of the white line was cut.",
+        "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut.",
     )  # fmt: skip
     return show_each(section, records, "Saliency", lambda record: record.saliency and [
         picture(draw_neurons(record.saliency, record.kept), record, named("Neurons, by layer", record, records)),

@@ -17,8 +17,8 @@ from secateur.config import InputError, Run, build_run, dump_run
 from secateur.corpus import Pairs
 from secateur.distillation import find_checkpoint
 from secateur.drift import Drift, save_drift
-from secateur.files import whole_file, write_json, write_text
 from secateur.figures import draw_figures
+from secateur.files import whole_file, write_json, write_text
 from secateur.leaderboard import Scores, dump_scores
 from secateur.page import write_page
 from secateur.record import Record, read_record

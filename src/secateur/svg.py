@@ -42,7 +42,7 @@ def draw_svg(figure: Figure, *, name: str, label: str, colours: Mapping[str, str
 
 
 def clean(element: ElementTree.Element, name: str, used: set[str], tip: str) -> None:
-    """Keep the ids that something refers to, made the picture's own; fonts are the page's; a hundredth is exact enough."""
+    """Keep the ids that something refers to, made the picture's own; the page has the fonts; hundredths are enough."""
     own = element.attrib.pop("id", "")
     if own.startswith(tip):
         element.set("data-tip", own.removeprefix(tip))

@@ -54,6 +54,7 @@ class Table:
     words: Sequence[int] = (0,)
     note: str = ""
     half: bool = False  # of the page's width, where it is wide: beside a picture
+    stacked: bool = False  # on a phone: a row's cells below each other
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,33 @@ def interval(mean: Mean) -> Cell:
     return Cell(f"{mean.value:.4f} ± {mean.high - mean.value:.4f}", mean.value)
 
 
-def tabulate_stages(record: Record) -> Table:
-    """Return what each stage's encoder costs and how near it is to the teacher."""
+def tabulate_costs(record: Record) -> Table:
+    """Return what each stage's encoder costs, and the teacher's share of it."""
     first = record.stages[0]
     rows = [
         [
-            words(row["stage"]), number(row.get("parameters"), "{:,}"), *compare_cost(row, first, "mb", "{:.1f}"),
-            *compare_cost(row, first, "ms", "{:.2f}"), *held_out_cells(record, row),
+            words(row["stage"]),
+            number(row.get("parameters"), "{:,}"),
+            *compare_cost(row, first, "mb", "{:.1f}"),
+            *compare_cost(row, first, "ms", "{:.2f}"),
         ]
         for row in record.stages
-    ]  # fmt: skip
-    header = ["encoder", "parameters", "megabytes", "of the teacher's", "ms a sentence", "of the teacher's",
-              "cosine to the teacher", "English to Russian", "against the teacher", "Russian to English",
+    ]
+    header = ["encoder", "parameters", "megabytes", "of the teacher's", "ms a sentence", "of the teacher's"]
+    return Table("Cost", header, rows)
+
+
+def tabulate_held_out(record: Record) -> Table:
+    """Return how near each stage's encoder is to the teacher on held-out pairs."""
+    rows = [[words(row["stage"]), *held_out_cells(record, row)] for row in record.stages]
+    header = ["encoder", "cosine to the teacher", "English to Russian", "against the teacher", "Russian to English",
               "against the teacher"]  # fmt: skip
     note = (
-        "English to Russian, Russian to English: the share of held-out sentences whose nearest neighbour among all "
-        "translations is their own. ± and brackets: 95% intervals over held-out pairs; differences are taken pair by "
-        "pair, and are coloured where the interval leaves zero out."
+        "English to Russian, Russian to English: the share of sentences whose nearest neighbour among all translations "
+        "is their own. ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where the "
+        "interval leaves zero out."
     )
-    return Table("Cost and held-out pairs", header, rows, note=note if record.drift else "")
+    return Table("Held-out pairs", header, rows, note=note)
 
 
 def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, form: str) -> tuple[Cell, Cell]:
@@ -281,12 +290,12 @@ def tabulate_worst(drift: Drift) -> Table:
     ]
     header = ["sentence", "cosine to the teacher", "language", "its translation"]
     title = f"The {len(rows)} sentences that drifted farthest, {stage}"
-    return Table(title, header, rows, words=(0, 2, 3))
+    return Table(title, header, rows, words=(0, 2, 3), stacked=True)
 
 
 def tabulate_recipe(record: Record) -> Table:
     rows = [[words(key), words(value)] for key, value in flatten_recipe(record.recipe).items()]
-    return Table("Every key", ["key", "value"], rows, words=(0, 1))
+    return Table("Every key", ["key", "value"], rows, words=(0, 1), stacked=True)
 
 
 def flatten_recipe(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

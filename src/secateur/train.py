@@ -1,7 +1,8 @@
 """One run from recipe to saved student: the stages in order, each saying what it did and how long it took.
 
 What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, whole.json, plan.json, kept.json,
-metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz, table.txt, report.html), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
+metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz, table.txt, report.html), models/NAME-pruned/ (cut and
+repaired) and models/NAME/ (distilled).
 """
 
 import logging
