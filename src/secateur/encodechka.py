@@ -13,6 +13,7 @@ users get. Source: github.com/avidale/encodechka.
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,9 @@ def bootstrap(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> dict[
     for task, vectors in outcomes.items():
         own = vectors["own"]
         count = len(own.columns[0])
-        draws[task] = np.array([own.resample(generator.integers(count, size=count)) for _ in range(repeats)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few items a draw may be all of one label: its score is NaN
+            draws[task] = np.array([own.resample(generator.integers(count, size=count)) for _ in range(repeats)])
     return draws
 
 

@@ -87,7 +87,7 @@ def score_probe(
     parts = {task: read_parts(folder, task) for task in tasks if task in PARTS}
     outcomes = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
     draws = bootstrap(outcomes)
-    low, high = np.quantile(sum(draws.values()) / len(draws), [0.025, 0.975])
+    low, high = np.nanquantile(sum(draws.values()) / len(draws), [0.025, 0.975])
     log.info("probe: %d tasks in %.0f s", len(outcomes), time.monotonic() - started)
     return Scores(take_scores(outcomes), benchmark="probe", interval=(float(low), float(high)), draws=draws)
 

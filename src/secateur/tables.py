@@ -206,19 +206,27 @@ def score_cells(values: Mapping[str, float | None], draws: Mapping[str, np.ndarr
         if value is None or base is None:
             cells += [words("–"), words("–")]
             continue
-        bounds: tuple[float | None, float | None] = (None, None)
+        bounds: tuple[float, float] | tuple[None, None] = (None, None)
         if name in draws and "teacher" in draws:
-            low, high = np.nanquantile(draws[name] - draws["teacher"], [0.025, 0.975])
-            bounds = (float(low), float(high))
+            bounds = bound(draws[name] - draws["teacher"])
         cells += [difference(value - base, *bounds), number(100 * value / base if base else None, "{:.1f}%")]
     return cells
 
 
 def spread(value: float | None, draws: np.ndarray | None) -> Cell:
-    if value is None or draws is None:
+    low, high = (None, None) if draws is None else bound(draws)
+    if value is None or low is None or high is None:
         return number(value)
-    low, high = np.nanquantile(draws, [0.025, 0.975])
     return Cell(f"{value:.4f} ± {(high - low) / 2:.4f}", value)
+
+
+def bound(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95% interval of what was drawn; none where hardly a draw has a score."""
+    known = draws[np.isfinite(draws)]
+    if len(known) < len(draws) / 2:
+        return None, None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def tabulate_axes(record: Record) -> Table:
