@@ -13,12 +13,23 @@ ORDER = (
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
     "saliency", "budget", "selection", "slicing", "repair", "lowrank", "trimming", "distillation",
-    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost", "export",
+    "validation", "drift", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost", "export",
     "tracking", "report", "scores", "planning",
-    "bench", "bench_budgets", "infer", "runs", "train", "create", "cli",
+    "record", "figures", "svg", "tables", "page",
+    "bench", "bench_budgets", "infer", "runs", "train", "create", "demo", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
-HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "numpy",
+    "datasets",
+    "accelerate",
+    "sklearn",
+    "matplotlib",
+    "gradio",
+}
 LIGHT = ("__init__", "config", "files", "cli")
 
 # Functions that are a stage of the pipeline; stages do not call each other.

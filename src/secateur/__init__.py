@@ -8,6 +8,7 @@ saliency, selection first-order Taylor scores per head and neuron; a budget turn
 slicing, repair     cut the weights; refit what is left in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
+record, figures, page, demo         a run's record as a page; a page to try a student on
 scores, infer, train, cli           what encoders are worth; the stages in order; the commands
 """
 

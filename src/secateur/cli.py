@@ -1,4 +1,4 @@
-"""The command line: train, infer, prune, encode. `--help` imports neither torch nor transformers.
+"""The command line: train, infer, prune, encode, report, demo. `--help` imports neither torch nor transformers.
 
 Exit codes: 0 done; 2 something given was wrong (one line says what); 130 stopped by Ctrl-C.
 """
@@ -84,6 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_prune(commands)
     add_vocabulary(commands)
     add_encode(commands)
+    add_report(commands)
+    add_demo(commands)
     return parser
 
 
@@ -406,6 +408,57 @@ def run_encode(options: argparse.Namespace) -> None:
         if options.out is not None:
             out = files.enter_context(files.enter_context(whole_file(options.out)).open("wb"))
         encode_lines(options.model, source, out, batch_size=options.batch_size, device=device)
+
+
+def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "report", "Make a run's page from its record, or one page that compares several runs. A run\n"
+        "that has not ended shows what there is of it.",
+        "secateur report mini-en-ru mini-en-ru-large",
+    )  # fmt: skip
+    command.add_argument("names", nargs="+", metavar="NAME", help="a run's name, or its folder")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (NAME/report.html of the runs; of several NAME+NAME.html)"
+    )
+    command.set_defaults(command=run_report)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from secateur.page import report_runs
+
+    print(report_runs(options.names, options.runs, options.out))
+
+
+def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "demo", "Serve a local page with teacher and student side by side: similarities, neighbours, ms.",
+        "secateur demo --student models/mini-en-ru --sentences sentences.txt",
+    )  # fmt: skip
+    command.add_argument("--student", metavar="DIR", help="a model folder or hub name (the model of the last run)")
+    command.add_argument("--teacher", metavar="DIR", help="another (the teacher of the student's run)")
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    command.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    command.add_argument("--sentences", type=Path, metavar="FILE", help="UTF-8 text to find neighbours in")
+    command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.set_defaults(command=run_demo)
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from secateur.demo import check_address, load_contenders, load_gradio, serve
+    from secateur.encoder import pick_device
+    from secateur.infer import find_teacher, last_model
+
+    load_gradio()
+    check_address(options.host, options.port)
+    student = options.student or last_model(options.runs, options.models)
+    named = config.Teacher(model=options.teacher) if options.teacher else None
+    teacher = named or find_teacher(options.runs / Path(student).name)
+    if teacher is None:
+        raise InputError(f"--teacher: no run in {options.runs} says what the teacher of {student} is; name it")
+    contenders = load_contenders(teacher, student, device=pick_device(options.device))
+    serve(contenders, options.sentences, host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

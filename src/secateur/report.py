@@ -1,4 +1,4 @@
-"""A run in words, tables and pictures: the stage table, the benchmark table, the saliency heat map, the model card."""
+"""A run in words, tables and pictures: the stage table, the benchmark table, a family's costs, the model card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from secateur.budget import Frame, Plan, count_parameters
 from secateur.config import Budget, Experiment, Making, Run, dump_run
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.ranking import Ranking
-from secateur.saliency import Saliency
-from secateur.selection import Kept
 from secateur.trimming import Coverage
 
 matplotlib.use("Agg")
@@ -137,29 +134,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def draw_saliency(saliency: Saliency, kept: Kept) -> Figure:
-    """Draw head saliency, layers x heads, cut heads crossed; below it each layer's sorted neuron saliency."""
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    upper, lower = figure.subplots(2, 1)
-    width = max(len(layer) for layer in saliency.heads)
-    grid = np.full((len(saliency.heads), width), np.nan)
-    for number, layer in enumerate(saliency.heads):
-        grid[number, : len(layer)] = layer.numpy()
-    image = upper.imshow(grid, aspect="auto", cmap="viridis")
-    for number, layer in enumerate(saliency.heads):
-        for head in set(range(len(layer))) - set(kept.heads[number]):
-            upper.plot(head, number, marker="x", color="white", markersize=8)
-    upper.set(title="head saliency (cut heads crossed)", xlabel="head", ylabel="layer")
-    upper.set_xticks(range(width))
-    upper.set_yticks(range(len(grid)))
-    figure.colorbar(image, ax=upper)
-    for number, layer in enumerate(saliency.neurons):
-        lower.plot(np.sort(layer.numpy())[::-1], label=f"layer {number}: {len(kept.neurons[number])} kept")
-    lower.set(title="neuron saliency, sorted", xlabel="rank in its layer", ylabel="saliency", yscale="log")
-    lower.legend(fontsize=8)
-    return figure
 
 
 def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
