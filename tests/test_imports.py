@@ -9,13 +9,15 @@ from conftest import ROOT
 
 # In reading order; a module may import what stands above it.
 ORDER = (
-    "config", "files", "wheels",
+    "config", "files", "machine", "wheels",
     "sources", "catalogs", "corpus",
-    "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
+    "modeling", "encoder", "inference", "vocabulary", "students", "losses", "vector_files", "universal", "teachers",
+    "targets",
     "saliency", "budget", "selection", "slicing", "repair", "trimming", "lowrank", "distillation",
-    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost", "export",
+    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost",
+    "onnx_graph", "gate", "card", "export",
     "tracking", "report", "scores", "planning",
-    "bench", "infer", "runs", "train", "create", "cli",
+    "publish", "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
 HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}

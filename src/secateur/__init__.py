@@ -16,8 +16,14 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secateur.inference import Encoder as Encoder
 
 __version__ = "0.1.0"
+
+__all__ = ["Encoder", "__version__"]
 
 AUTO = "transformers.models.auto.modeling_auto"
 
@@ -46,6 +52,13 @@ class RegisterPrunedTypes(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         importlib.import_module("secateur.modeling")
+
+
+def __getattr__(name: str) -> object:
+    """`secateur.Encoder`, imported when it is asked for."""
+    if name != "Encoder":
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    return importlib.import_module("secateur.inference").Encoder
 
 
 if AUTO in sys.modules:

@@ -14,7 +14,7 @@ from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
-from secateur.export import build_graph, list_matrices, quantize, write_model  # noqa: E402
+from secateur.onnx_graph import build_graph, list_matrices, quantize, write_model  # noqa: E402
 
 
 def assert_same(encoder: Encoder, sentences: list[str], folder: Path) -> None:
