@@ -17,7 +17,7 @@ ORDER = (
     "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "cost",
     "onnx_graph", "gate", "card", "export",
     "tracking", "report", "scores", "planning",
-    "publish", "bench", "infer", "runs", "train", "create", "cli",
+    "publish", "comparisons", "bench", "infer", "runs", "train", "create", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
 HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}
@@ -34,7 +34,7 @@ STAGES = (
     "load_corpus",
     "make_student",
 )
-CALLERS = {"bench", "scores", "planning", "infer", "train", "create", "cli"}
+CALLERS = {"comparisons", "scores", "planning", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

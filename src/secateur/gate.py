@@ -90,7 +90,8 @@ class Quality:
 
 def compare(vectors: np.ndarray, reference: np.ndarray, pairs: int) -> Quality:
     """Return the quality of unit vectors [n, D] beside the reference's; row i is the pair of row `pairs` + i."""
-    cosines = (vectors * reference).sum(axis=1, dtype=np.float64)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(reference.astype(np.float64), axis=1)
+    cosines = np.minimum((vectors.astype(np.float64) * reference).sum(axis=1) / np.maximum(lengths, 1e-12), 1)
     en, ru = vectors[:pairs], vectors[pairs:]
     return Quality(
         max_difference=float(np.abs(vectors - reference).max()),
