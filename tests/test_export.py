@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_gate_that_cannot_be_met_leaves_the_float_file_alone(place: Path, caps
     assert (place / "toy" / "onnx" / "model_qint8.onnx").exists()
     line = refuse(capsys, ["export", "toy", *LOOSE, "--min-cosine", "1", "--min-low-cosine", "1"], code=1)
     assert "no int8 file is left" in line
-    assert "cosine 0.99" in line
+    assert re.search(r"alone in int8: mean cosine 0\.99\d+, at least 1.0 asked", line)
     assert [path.name for path in (place / "toy" / "onnx").iterdir()] == ["model.onnx"]
     assert "onnx/model_qint8.onnx" not in json.loads((place / "toy" / "parity.json").read_text())["artefacts"]
 
@@ -146,6 +147,27 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert (place / "toy" / "README.md").read_text() == "# toy\n\nCut by hand.\n"
 
 
+def test_what_the_files_cost_and_score_stands_in_tables(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "toy", *LOOSE]) == 0
+    capsys.readouterr()
+    assert main(["cost", "toy", "--threads", "1", "--length", "8", "--repeats", "3", "--warmup", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[2:5]] == ["torch", "onnx", "onnx-int8"]
+    disk = [float(line.split()[3]) for line in lines[2:5]]
+    assert disk[2] < disk[1]
+    assert "8 word pieces a sentence" in lines[5]
+    russian = [ru for _, ru in SENTENCES]
+    rows = [f'"{one}","{other}",{number % 6}.0\n' for number, (one, other) in enumerate(pairwise(russian))]
+    (place / "data").mkdir()
+    (place / "data" / "stsb_dev.csv").write_text("sentence1,sentence2,similarity_score\n" + "".join(rows), "utf-8")
+    for backend in ("torch", "onnx"):
+        words = ["infer", "toy", "--data", "data", "--tasks", "STS", "--backend", backend, "--threads", "1"]
+        assert main([*words, "--runs", "."]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "own vector" in line]
+    assert shown[0].split()[3] == shown[1].split()[4]  # torch's STS, the file's STS
+    assert shown[1].startswith("toy, onnx, own vector")
+
+
 def test_a_dry_push_lists_files_and_sizes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "toy" / ".model.onnx.1.partial").write_bytes(b"half")
     assert main(["push", "toy", "me/toy", "--dry-run"]) == 0
@@ -170,7 +192,7 @@ def test_the_gate_names_what_falls_short() -> None:
     whole = Quality(0, 1, 1, 0.9, 0.9)
     gate = config.Gate()
     assert not find_shortfall(Quality(0.1, 0.995, 0.98, 0.89, 0.9), whole, gate)
-    assert "mean cosine 0.98000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, gate)
+    assert "mean cosine 0.9800000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, gate)
     assert "percentile" in find_shortfall(Quality(0.1, 0.995, 0.9, 0.9, 0.9), whole, gate)
     assert "ru→en 0.8800 of 0.9000" in find_shortfall(Quality(0.1, 0.995, 0.98, 0.9, 0.88), whole, gate)
     assert (pick_levels(gate, exact=True), pick_levels(gate, exact=False)) == (127, 63)

@@ -8,6 +8,7 @@ saliency, selection first-order Taylor scores per head and neuron; a budget turn
 slicing, repair     cut the weights; refit what is left in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
+inference, onnx_graph, gate, export many sentences at a time; ONNX files, measured before they are kept
 scores, infer, train, cli           what encoders are worth; the stages in order; the commands
 """
 

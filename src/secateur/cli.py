@@ -164,11 +164,15 @@ def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_infer(options: argparse.Namespace) -> None:
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads: {options.threads} is not positive")
     settings: dict[str, object] = {"data": options.data}
     on = {"probe": ("probe",), "all": ("encodechka", "probe")}.get(options.tasks, ("encodechka",))
     if options.tasks not in ("encodechka", "probe", "all"):
         settings["tasks"] = options.tasks.split(",")
     encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
+    from torch import set_num_threads
+
     from secateur.encoder import pick_device
     from secateur.infer import infer, infer_file, last_model
 
@@ -181,6 +185,8 @@ def run_infer(options: argparse.Namespace) -> None:
             )
         )  # fmt: skip
         return
+    if options.threads is not None:
+        set_num_threads(options.threads)
     device = pick_device(options.device)
     print(infer(model, encodechka, on=on, cache=options.cache, runs=options.runs, device=device))
 

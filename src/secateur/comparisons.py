@@ -24,6 +24,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.losses import MSELoss
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import BertConfig, BertModel, TrainerCallback
@@ -31,7 +32,7 @@ from transformers import BertConfig, BertModel, TrainerCallback
 from secateur import config
 from secateur.corpus import Pairs
 from secateur.cost import count_flops, count_parameters
-from secateur.distillation import PairDataset, distill
+from secateur.distillation import LengthSampler, PairDataset, distill
 from secateur.encodechka import score_examples
 from secateur.encoder import Encoder, embed, encode, load_encoder, pad, replace_transformer, tokenize
 from secateur.gate import read_probe_texts
@@ -177,9 +178,9 @@ def make_shape(shop: Workshop, *, pieces: int, layers: int, hidden: int, heads: 
         vocab_size=pieces, num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
         intermediate_size=4 * hidden, attn_implementation="eager",
     )  # fmt: skip
-    encoder = replace_transformer(shop.load(), BertModel(shape, add_pooling_layer=False))
-    encoder.model[1].embedding_dimension = hidden
-    return encoder
+    first = replace_transformer(shop.load(), BertModel(shape, add_pooling_layer=False)).model[0]
+    model = SentenceTransformer(modules=[first, Pooling(hidden, pooling_mode="mean"), Normalize()], device="cpu")
+    return Encoder(model.eval())
 
 
 def halve(encoder: Encoder) -> Encoder:
@@ -403,8 +404,8 @@ def train_theirs(
     model = replace_transformer(lesson.student, deepcopy(lesson.student.transformer)).model
     model[0].model.set_attn_implementation("sdpa")  # as sentence-transformers loads it
     en, ru, rows = lesson.pairs.en, lesson.pairs.ru, list(range(len(lesson.pairs)))
-    if by_length:
-        rows.sort(key=lambda row: max(len(en[row]), len(ru[row])))
+    if by_length:  # the batches that `distill` makes
+        rows = list(LengthSampler(PairDataset(lesson.student, lesson.pairs, None, 128).lengths, sizes.batch, SEED))
     label = lesson.targets[np.array(rows)].astype(np.float32)
     data = Dataset.from_dict({"en": [en[r] for r in rows], "ru": [ru[r] for r in rows], "label": label.tolist()})
     arguments = SentenceTransformerTrainingArguments(

@@ -133,9 +133,9 @@ def make_judge(encoder: Encoder, sentences: Sequence[str], pairs: int, threads: 
 def find_shortfall(quality: Quality, float_quality: Quality, gate: config.Gate) -> str:
     """Return what an int8 file lacks, with the numbers; empty: nothing."""
     if quality.cosine < gate.min_cosine:
-        return f"mean cosine {quality.cosine:.5f}, at least {gate.min_cosine} asked"
+        return f"mean cosine {quality.cosine:.7f}, at least {gate.min_cosine} asked"
     if quality.low_cosine < gate.min_low_cosine:
-        return f"first percentile of the cosine {quality.low_cosine:.5f}, at least {gate.min_low_cosine} asked"
+        return f"first percentile of the cosine {quality.low_cosine:.7f}, at least {gate.min_low_cosine} asked"
     for way in ("en_ru", "ru_en"):
         own, whole = getattr(quality, way), getattr(float_quality, way)
         if own is not None and whole - own > gate.max_retrieval_loss + 1e-9:
