@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import SENTENCES, MakeEncoder
+from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
 from secateur import config
@@ -252,3 +253,8 @@ def test_a_card_keeps_what_others_wrote_and_is_yaml() -> None:
     assert [each["metrics"][0]["value"] for each in metadata["model-index"][0]["results"]] == [0.66, 0.7]
     assert "Как сделано." in text
     assert YAML(typ="safe").load(card.split("---")[1])["language"] == ["en", "ru"]
+    results = ModelCard(card).data.eval_results
+    assert [(each.metric_name, each.metric_value) for each in results] == [
+        ("Mean S, own vector", 0.66),
+        ("STS, own vector", 0.7),
+    ]

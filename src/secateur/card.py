@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 BEGIN, END = "<!-- secateur export: begin -->", "<!-- secateur export: end -->"
 METADATA = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 TAGS = ("sentence-transformers", "feature-extraction", "onnx")
+YAML_SETTINGS = {"default_flow_style": False, "allow_unicode": True, "sort_base_mapping_type_on_output": False}
 ENCODECHKA = "https://github.com/avidale/encodechka"
 
 
@@ -46,7 +47,8 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
 def dump(metadata: Mapping[str, Any]) -> str:
     out = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.allow_unicode, yaml.sort_base_mapping_type_on_output = False, True, False
+    for setting, value in YAML_SETTINGS.items():
+        setattr(yaml, setting, value)
     yaml.dump(dict(metadata), out)
     return out.getvalue()
 
