@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def compare_encoding(shop: Workshop) -> list[Comparison]:
     sentences = shop.sentences()
     ours, theirs = SavedEncoder(shop.model), SentenceTransformer(shop.model, device="cpu")
     counts = np.zeros(2, np.int64)
-    with counting(theirs[0].model, counts):
+    with counting(cast(nn.Module, theirs[0].model), counts):
         theirs.encode(sentences[: len(sentences) // 10])
     rows = ours.read_pieces(sentences)
     padded = np.zeros(2, np.int64)
@@ -176,9 +176,11 @@ def make_shape(shop: Workshop, *, pieces: int, layers: int, hidden: int, heads: 
     torch.manual_seed(SEED)
     shape = BertConfig(
         vocab_size=pieces, num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads,
-        intermediate_size=4 * hidden, attn_implementation="eager",
+        intermediate_size=4 * hidden,
     )  # fmt: skip
-    first = replace_transformer(shop.load(), BertModel(shape, add_pooling_layer=False)).model[0]
+    transformer = BertModel(shape, add_pooling_layer=False)
+    transformer.set_attn_implementation("eager")
+    first = replace_transformer(shop.load(), transformer).model[0]
     model = SentenceTransformer(modules=[first, Pooling(hidden, pooling_mode="mean"), Normalize()], device="cpu")
     return Encoder(model.eval())
 
@@ -385,7 +387,7 @@ class OnlineLoss(MSELoss):
         super().__init__(model)
         self.teacher = [teacher]  # in a list: no part of what is trained
 
-    def forward(self, sentence_features: Any, labels: Tensor) -> Tensor:
+    def forward(self, sentence_features: Any, labels: Tensor | None) -> Tensor:
         losses = []
         for features in sentence_features:
             with torch.no_grad():
@@ -401,21 +403,24 @@ def train_theirs(
     from datasets import Dataset
 
     sizes, clock = lesson.sizes, StepClock()
-    model = replace_transformer(lesson.student, deepcopy(lesson.student.transformer)).model
-    model[0].model.set_attn_implementation("sdpa")  # as sentence-transformers loads it
+    student = replace_transformer(lesson.student, deepcopy(lesson.student.transformer))
+    student.transformer.set_attn_implementation("sdpa")  # as sentence-transformers loads it
     en, ru, rows = lesson.pairs.en, lesson.pairs.ru, list(range(len(lesson.pairs)))
     if by_length:  # the batches that `distill` makes
         rows = list(LengthSampler(PairDataset(lesson.student, lesson.pairs, None, 128).lengths, sizes.batch, SEED))
     label = lesson.targets[np.array(rows)].astype(np.float32)
     data = Dataset.from_dict({"en": [en[r] for r in rows], "ru": [ru[r] for r in rows], "label": label.tolist()})
+    order: dict[str, Any] = {"batch_sampler": in_order} if by_length else {}
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder), max_steps=2 * sizes.steps, per_device_train_batch_size=sizes.batch, use_cpu=True,
         learning_rate=1e-4, optim="adamw_torch_fused", save_strategy="no", report_to=[], disable_tqdm=True, seed=SEED,
-        dataloader_pin_memory=False, **({"batch_sampler": in_order} if by_length else {}),
+        dataloader_pin_memory=False, **order,
     )  # fmt: skip
-    loss = OnlineLoss(model, lesson.teacher.model) if online else MSELoss(model)
-    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss, callbacks=[clock])
-    with counting(model[0].model, counts):
+    loss = OnlineLoss(student.model, lesson.teacher.model) if online else MSELoss(student.model)
+    trainer = SentenceTransformerTrainer(
+        model=student.model, args=arguments, train_dataset=data, loss=loss, callbacks=[clock]
+    )
+    with counting(student.transformer, counts):
         trainer.train()
     return clock.per_step(sizes.steps)
 

@@ -67,7 +67,7 @@ def export(
     file differs from torch, or no int8 file passes the gate: that file is not kept, what passed is.
     """
     texts = read_pairs(pairs, gate.sentences) if pairs else read_probe_texts(gate.sentences)
-    benchmark = find_data(config.Encodechka(data=str(data), tasks=SENTENCE_TASKS), data) if data else None
+    benchmark = find_benchmark(data) if data else None
     folder, encoder = settle(model, out)
     judge = make_judge(encoder, texts.judged, texts.pairs, threads)
     check_tokenizer(encoder, folder, texts)
@@ -94,6 +94,12 @@ def export(
     if shortfall:
         raise GateError(f"{model}: no int8 file is left: {shortfall}; the float file is kept")
     return list_rows(record)
+
+
+def find_benchmark(data: Path) -> Path:
+    """Return the folder of encodechka's files, checked."""
+    settings = {"data": str(data), "tasks": SENTENCE_TASKS}
+    return find_data(config.build_settings(config.Encodechka, settings, origin="--data"), data)
 
 
 def settle(model: str, out: Path | None) -> tuple[Path, Encoder]:

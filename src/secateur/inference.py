@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -80,7 +81,8 @@ class Encoder:
         `progress` names a progress bar; empty: none.
         """
         if isinstance(sentences, str):
-            return self.encode([sentences])[0]
+            vector: np.ndarray = self.encode([sentences])[0]
+            return vector
         empty = np.empty((0, self.dimension), np.float32)
         return np.concatenate([empty, *self.stream(sentences, progress=progress)])
 
@@ -91,7 +93,7 @@ class Encoder:
             for some in cut_windows(sentences):
                 yield self.encode_window(some, bar)
 
-    def encode_window(self, sentences: Sequence[str], bar: "tqdm[object]") -> np.ndarray:
+    def encode_window(self, sentences: Sequence[str], bar: "tqdm[Any]") -> np.ndarray:
         rows = self.read_pieces(sentences)
         vectors = np.empty((len(rows), self.dimension), np.float32)
         for where, found in run_rows(self.run, rows, self.pad_id, self.batch_tokens):
