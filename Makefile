@@ -62,7 +62,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(INSTALLED) ## time the saliency pass against a forward and backward pass
+bench: $(INSTALLED) ## time every claim beside its peer, into bench.json; ARGS="--rows encode int8"
 	$(RUN)/python -m secateur.bench $(ARGS)
 
 notebooks: $(INSTALLED) ## execute the notebooks in place

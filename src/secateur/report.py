@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from secateur.budget import Frame, Plan, count_parameters
 from secateur.config import Budget, Experiment, Making, Run, dump_run
+from secateur.cost import BATCH, Timing
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.ranking import Ranking
 from secateur.trimming import Coverage
@@ -32,6 +33,48 @@ def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
     header = [title for title, _ in STAGE_COLUMNS.values()]
     cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
     return format_table([header, *cells])
+
+
+ARTEFACT_COLUMNS = {
+    "artefact": ("artefact", "{}"),
+    "mb": ("MB", "{:.1f}"),
+    "difference": ("largest difference", "{:.1e}"),
+    "cosine": ("cosine", "{:.5f}"),
+    "low": ("1st percentile", "{:.5f}"),
+    "en_ru": ("en→ru", "{:.4f}"),
+    "ru_en": ("ru→en", "{:.4f}"),
+    "mean_s": ("Mean S", "{:.4f}"),
+}
+
+
+def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
+    header = [title for title, _ in ARTEFACT_COLUMNS.values()]
+    columns = ARTEFACT_COLUMNS.items()
+    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns] for row in rows]
+    return format_table([header, *cells])
+
+
+def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:
+    """Return the costs of models beside each other, and how the times were taken."""
+    devices = list(dict.fromkeys(device for row in rows for device in row["times"]))
+    header = ["model", "backend", "parameters", "MB on disk", "in memory", "GFLOPs"]
+    header += [title for device in devices for title in (f"ms, {device}", "p95", "sentences/s")]
+    cells = [header]
+    for row in rows:
+        memory = "-" if row["memory"] is None else f"{row['memory'] / 1e6:.1f}"
+        line = [row["model"], row["backend"], f"{row['parameters']:,}", f"{row['disk'] / 1e6:.1f}", memory]
+        line.append(f"{row['flops'] / 1e9:.3f}")
+        for device in devices:
+            times = row["times"].get(device)
+            forms = {"ms": "{:.2f}", "p95": "{:.2f}", "per_second": "{:.0f}"}
+            line += [form.format(times[key]) if times else "-" for key, form in forms.items()]
+        cells.append(line)
+    note = (
+        f"{timing.length} word pieces a sentence; ms and p95 (95th percentile) at batch 1, {timing.repeats} runs after "
+        f"{timing.warmup} of warm-up; sentences/s at batch {BATCH}, median of {timing.batches}; models take turns"
+    )
+    return f"{format_table(cells)}\n{note}"
 
 
 def format_benchmark(scores: Mapping[str, Scores]) -> str:
