@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,10 +118,11 @@ def timed(run: Callable[[], object], work: int = 1) -> Seconds:
 
 @contextmanager
 def counting(transformer: nn.Module, counts: np.ndarray) -> Iterator[None]:
-    """Add to counts [real pieces, all pieces] what a transformer is given."""
+    """Add to counts [real pieces, all pieces] what a transformer is given, or sentence-transformers' module around it
+    (which calls the transformer's `forward` past its hooks)."""
 
     def count(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
-        mask = named["attention_mask"]
+        mask = (named or arguments[0])["attention_mask"]
         counts[:] += [int(mask.sum()), mask.numel()]
 
     hook = transformer.register_forward_pre_hook(count, with_kwargs=True)
@@ -132,7 +133,7 @@ def counting(transformer: nn.Module, counts: np.ndarray) -> Iterator[None]:
 
 
 def padding_share(counts: np.ndarray) -> float:
-    return round(float(1 - counts[0] / max(counts[1], 1)), 4)
+    return round(float(1 - counts[0] / counts[1]), 4)
 
 
 def compare_encoding(shop: Workshop) -> list[Comparison]:
@@ -140,7 +141,7 @@ def compare_encoding(shop: Workshop) -> list[Comparison]:
     sentences = shop.sentences()
     ours, theirs = SavedEncoder(shop.model), SentenceTransformer(shop.model, device="cpu")
     counts = np.zeros(2, np.int64)
-    with counting(cast(nn.Module, theirs[0].model), counts):
+    with counting(theirs[0], counts):
         theirs.encode(sentences[: len(sentences) // 10])
     rows = ours.read_pieces(sentences)
     padded = np.zeros(2, np.int64)
@@ -420,7 +421,7 @@ def train_theirs(
     trainer = SentenceTransformerTrainer(
         model=student.model, args=arguments, train_dataset=data, loss=loss, callbacks=[clock]
     )
-    with counting(student.transformer, counts):
+    with counting(student.model[0], counts):
         trainer.train()
     return clock.per_step(sizes.steps)
 
