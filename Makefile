@@ -6,6 +6,7 @@ EXPERIMENT ?= mini-en-ru
 OVERRIDES ?=
 MODEL ?=
 DATA ?=
+NAME ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -13,7 +14,7 @@ INSTALLED := .venv/.installed
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train teacher infer test lint bench notebooks docs clean
+.PHONY: help install train teacher infer report demo test lint bench notebooks docs clean
 
 # An asterisk or a bracket in OVERRIDES, DATA and ARGS is the user's, not the shell's: `set -f`.
 # `exec` leaves the program alone with Ctrl-C and gives make its exit code.
@@ -46,6 +47,13 @@ teacher: $(INSTALLED) ## remake models/teacher-mini-en-ru, hours on 2 cores; OVE
 infer: $(INSTALLED) ## score MODEL=models/NAME (the last run's) on encodechka; DATA=FOLDER where its files are
 	$(RUN)/secateur infer $(MODEL) $(if $(DATA),--data '$(DATA)') $(ARGS)
 
+report: $(INSTALLED) ## the page of NAME="RUN [RUN...]" (mini-en-ru): experiments/RUN/report.html
+	$(RUN)/secateur report $(or $(NAME),$(EXPERIMENT)) $(ARGS)
+
+demo: $(INSTALLED) ## a local page: teacher and student (the last run's, or MODEL=) side by side; ARGS="--port N"
+	@$(PIP) --no-build-isolation --editable '.[demo]'
+	$(RUN)/secateur demo $(if $(MODEL),--student '$(MODEL)') $(ARGS)
+
 test: $(INSTALLED) ## run the tests; ARGS= reaches pytest
 	$(RUN)/python -m pytest $(ARGS)
 
@@ -54,7 +62,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(INSTALLED) ## time the saliency pass against a forward and backward pass
+bench: $(INSTALLED) ## time every claim beside its peer, into bench.json; ARGS="--rows encode int8"
 	$(RUN)/python -m secateur.bench $(ARGS)
 
 notebooks: $(INSTALLED) ## execute the notebooks in place, about 10 minutes each on 2 cores

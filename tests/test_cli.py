@@ -184,7 +184,7 @@ def test_infer_without_a_run_says_what_to_do(place: Path, capsys: pytest.Capture
     assert "name a model" in refuse(capsys, "infer")
 
 
-@pytest.mark.parametrize("command", ["", "train", "infer", "prune", "encode"])
+@pytest.mark.parametrize("command", ["", "train", "infer", "prune", "encode", "export", "cost", "push"])
 def test_help_answers_at_once(command: str) -> None:
     words = [sys.executable, "-X", "importtime", "-m", "secateur.cli", *command.split(), "--help"]
     started = time.monotonic()

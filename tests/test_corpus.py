@@ -12,7 +12,7 @@ import pytest
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs, ParallelCorpus, find_flaw, key_row, load_corpus, normalise
-from secateur.sources import Row
+from secateur.sources import FREQUENT, Row
 
 ANIMALS = {"cat": "кот", "dog": "пёс", "fox": "лис", "hen": "кура", "cow": "бык", "owl": "филин", "elk": "лось"}
 PLACES = {"house": "доме", "garden": "саду", "forest": "лесу", "river": "реке", "field": "поле", "city": "городе"}
@@ -261,3 +261,8 @@ def test_real_pairs_survive_cleaning(tmp_path: Path) -> None:
     corpus = load(tmp_path, str(tmp_path / "real.tsv"), held_out=0.05)
     assert 900 < len(corpus.held_out) < 1100
     assert len(corpus.train) + len(corpus.held_out) > 19_800
+
+
+def test_texts_are_all_rows_but_lists_of_words() -> None:
+    pairs = Pairs(["a b", "cat", "c d"], ["а б", "кот", "в г"], ["x", FREQUENT, "y"], [True, False, False])
+    assert pairs.texts == Pairs(["a b", "c d"], ["а б", "в г"], ["x", "y"], [True, False])

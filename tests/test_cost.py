@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 from secateur import config
 from secateur.budget import describe, name_sizes
 from secateur.corpus import Pairs
-from secateur.cost import count_bytes, count_parameters, time_encoders
+from secateur.cost import count_bytes, count_flops, count_parameters, time_encoders
 from secateur.encoder import Encoder, replace_transformer, save_encoder
 from secateur.modeling import count_heads, count_neurons
 from secateur.saliency import measure_saliency
@@ -48,3 +48,12 @@ def test_a_slower_encoder_takes_longer(make_encoder: MakeEncoder, sentences: lis
     slow, fast = make_encoder(layers=12), make_encoder(layers=1)
     first, second = time_encoders([slow, fast], sentences[:10], warmup=2)
     assert first > 2 * second > 0
+
+
+def test_flops_are_those_of_the_matrix_products(teacher: Encoder, ragged: Kept) -> None:
+    length, hidden, neurons, layers = 10, 32, 48, 3
+    projections = 2 * length * 4 * hidden * hidden
+    products = 2 * 2 * length * length * hidden  # queries with keys, weights with values
+    ffn = 2 * 2 * length * hidden * neurons
+    assert count_flops(teacher, length) == layers * (projections + products + ffn)
+    assert count_flops(slice_encoder(teacher, ragged), length) < count_flops(teacher, length) / 2

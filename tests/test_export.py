@@ -1,90 +1,263 @@
-"""Exported files compute what torch computes, for every shape that secateur makes."""
+"""What export leaves behind is measured on the files, and nothing that falls short is left."""
 
-from dataclasses import replace
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-import torch
-from conftest import FAMILIES, MakeEncoder, keep_all
+from conftest import SENTENCES, MakeEncoder
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
 
-from secateur.encoder import Encoder, encode, pad, tokenize
-from secateur.lowrank import factorise_words
+from secateur import config
+from secateur.card import BEGIN, split_card, update_card
+from secateur.cli import main
+from secateur.encodechka import score_encodechka
+from secateur.encoder import Encoder, embed, load_encoder, save_encoder
+from secateur.files import hash_file
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
-from secateur.export import build_graph, list_matrices, quantize, write_model  # noqa: E402
+pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
+from secateur.gate import Judge, Quality, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
+from secateur.onnx_graph import list_matrices
+
+LOOSE = ["--min-cosine", "0.5", "--min-low-cosine", "0", "--sentences", "16", "--threads", "1"]
 
 
-def assert_same(encoder: Encoder, sentences: list[str], folder: Path) -> None:
-    path = folder / "model.onnx"
-    write_model(build_graph(encoder), path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for some in (sentences, sentences[:1], sentences[3:5]):
-        inputs = pad(encoder, tokenize(encoder, some))
-        with torch.inference_mode():
-            expected = encode(encoder, inputs)
-        feeds = {name: inputs[name].numpy() for name in ("input_ids", "attention_mask")}
-        tokens, vectors = session.run(["last_hidden_state", "sentence_embedding"], feeds)
-        np.testing.assert_allclose(vectors, expected.vectors.numpy(), atol=1e-5)
-        real = inputs["attention_mask"].bool().numpy()
-        np.testing.assert_allclose(tokens[real], expected.tokens.numpy()[real], rtol=1e-4, atol=1e-4)
+@pytest.fixture
+def place(tmp_path: Path, teacher: Encoder, ragged: Kept, monkeypatch: pytest.MonkeyPatch) -> Path:
+    save_encoder(slice_encoder(teacher, ragged), tmp_path / "toy", card="# toy\n\nCut by hand.\n")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
-def test_a_whole_encoder(
-    make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, family: str, pooling: str
+def refuse(capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int = 2) -> str:
+    """Run a command that must fail; return its one line."""
+    assert main(words) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("secateur: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixture[str], teacher: Encoder) -> None:
+    assert main(["export", "toy", "--pairs", "pairs.tsv", "--max-retrieval-loss", "1", *LOOSE]) == 0
+    assert "onnx/model_qint8.onnx" in capsys.readouterr().out
+    record = json.loads((place / "toy" / "parity.json").read_text())
+    torch, whole, small = (record["artefacts"][name] for name in ("torch", "onnx/model.onnx", "onnx/model_qint8.onnx"))
+    assert whole["max_difference"] < 1e-5
+    assert torch["retrieval"] == whole["retrieval"]
+    assert 0.5 < small["cosine"] < 1
+    assert small["bytes"] < whole["bytes"]
+    for name in ("onnx/model.onnx", "onnx/model_qint8.onnx"):
+        assert record["artefacts"][name]["sha256"] == hash_file(place / "toy" / name)
+        onnx.checker.check_model(str(place / "toy" / name))
+    assert torch["files"]["model.safetensors"] == hash_file(place / "toy" / "model.safetensors")
+    assert not list(place.rglob("*.partial"))
+    card = (place / "toy" / "README.md").read_text(encoding="utf-8")
+    metadata, text = split_card(card)
+    assert "Cut by hand." in text
+    values = [each["metrics"][0]["value"] for each in metadata["model-index"][0]["results"]]
+    assert values == [round(torch["retrieval"][way], 4) for way in ("en_ru", "ru_en")]
+    run_the_card(text, place / "toy", teacher)
+    assert main(["export", "toy", "--no-int8", *LOOSE]) == 0  # without pairs: no retrieval, and no stale file
+    again = json.loads((place / "toy" / "parity.json").read_text())
+    assert list(again["artefacts"]) == ["torch", "onnx/model.onnx"]
+    assert "retrieval" not in again["artefacts"]["torch"]
+    assert not (place / "toy" / "onnx" / "model_qint8.onnx").exists()
+    assert (place / "toy" / "README.md").read_text(encoding="utf-8").count(BEGIN) == 1
+
+
+def run_the_card(text: str, folder: Path, teacher: Encoder) -> None:
+    """Run the card's code for every library; the vectors must be those of the model."""
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    for code, most in zip(blocks, (1e-5, None, 0.3, 1e-5), strict=True):
+        names: dict[str, Any] = {}
+        exec(code.replace("PATH", str(folder)), names)
+        if most is not None:
+            expected = embed(load_encoder(config.Teacher(model=str(folder))), ["Hello, world", "Привет, мир"])
+            assert np.abs(names["vectors"] - expected).max() < most
+        else:
+            assert names["states"].shape[-1] == 32
+
+
+def test_a_gate_that_cannot_be_met_leaves_the_float_file_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "toy", *LOOSE]) == 0
+    assert (place / "toy" / "onnx" / "model_qint8.onnx").exists()
+    line = refuse(capsys, ["export", "toy", *LOOSE, "--min-cosine", "1", "--min-low-cosine", "1"], code=1)
+    assert "no int8 file is left" in line
+    assert re.search(r"alone in int8: mean cosine 0\.99\d+, at least 1.0 asked", line)
+    assert [path.name for path in (place / "toy" / "onnx").iterdir()] == ["model.onnx"]
+    assert "onnx/model_qint8.onnx" not in json.loads((place / "toy" / "parity.json").read_text())["artefacts"]
+
+
+def test_a_folder_changed_after_export_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "s.txt").write_text("Кошка спит.\n", encoding="utf-8")
+    assert main(["export", "toy", "--no-int8", *LOOSE]) == 0
+    words = ["encode", "copy", "--backend", "onnx", "--threads", "1", "--input", "s.txt", "--out", "v.npy"]
+    shutil.copytree(place / "toy", place / "copy")
+    (place / "copy" / "model.safetensors").unlink()  # deployed without torch's weights
+    assert main(words) == 0
+    (place / "v.npy").unlink()
+    with (place / "copy" / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert "copy/tokenizer.json: not the file that parity.json records" in refuse(capsys, words)
+    shutil.copyfile(place / "toy" / "tokenizer.json", place / "copy" / "tokenizer.json")
+    (place / "copy" / "onnx" / "model.onnx").write_bytes(b"x")
+    assert "onnx/model.onnx: not the file" in refuse(capsys, words)
+    (place / "copy" / "parity.json").write_text("{}")
+    assert "parity.json: not a record" in refuse(capsys, words)
+    assert not (place / "v.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["export", "nowhere"], "nowhere: no such folder"),
+        (["export", "hollow"], "hollow: not a model folder"),
+        (["export", "toy", "--pairs", "few.tsv"], "too few to judge"),
+        (["export", "toy", "--pairs", "none.tsv"], "none.tsv: no such file"),
+        (["export", "toy", "--min-cosine", "2"], "--min-cosine"),
+        (["export", "toy", "--sentences", "0"], "--sentences"),
+        (["export", "toy", "--data", "nodata"], "nodata"),
+        (["export", "toy", "--out", "pairs.tsv"], "--out: pairs.tsv is there already"),
+        (["cost", "hollow"], "hollow: not a model folder"),
+        (["cost", "toy", "--length", "5000"], "--length: 5000"),
+        (["push", "hollow", "me/toy", "--dry-run"], "hollow: not a model folder"),
+        (["push", "toy", "toy", "--dry-run"], "'toy' is not of the form"),
+        (["infer", "toy", "--tasks", "probe", "--backend", "onnx"], "no such file; `secateur export toy`"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
 ) -> None:
-    assert_same(make_encoder(family, pooling=pooling), sentences, tmp_path)
+    (place / "hollow").mkdir()
+    (place / "few.tsv").write_text("one small cat\tодна маленькая кошка\n", encoding="utf-8")
+    assert complaint in refuse(capsys, words)
+    assert not (place / "toy" / "onnx").exists()
+    assert not (place / "toy" / "parity.json").exists()
+    assert (place / "toy" / "README.md").read_text() == "# toy\n\nCut by hand.\n"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ragged_heads_and_layers_without_any(
-    make_encoder: MakeEncoder, ragged: Kept, sentences: list[str], tmp_path: Path, family: str
-) -> None:
-    assert_same(slice_encoder(make_encoder(family), ragged), sentences, tmp_path)
+def test_what_the_files_cost_stands_in_one_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "toy", *LOOSE]) == 0
+    capsys.readouterr()
+    assert main(["cost", "toy", "--threads", "1", "--length", "8", "--repeats", "3", "--warmup", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[2:5]] == ["torch", "onnx", "onnx-int8"]
+    disk = [float(line.split()[3]) for line in lines[2:5]]
+    assert disk[2] < disk[1]
+    assert "8 word pieces a sentence" in lines[5]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "pooler"])
-def test_fewer_layers_channels_and_a_low_rank(
-    make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, pooling: str
-) -> None:
-    teacher = make_encoder(pooling=pooling)
-    kept = replace(keep_all(teacher), heads=((0, 1, 2), (3,)), neurons=((0, 5), tuple(range(40))), layers=(0, 2))
-    student = slice_encoder(teacher, replace(kept, hidden=tuple(range(0, 32, 2))))
-    assert_same(factorise_words(student, 6, np.ones(len(teacher.tokenizer))), sentences, tmp_path)
+def test_an_exported_file_scores_as_its_model_does(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "toy", "--no-int8", *LOOSE]) == 0
+    russian = [ru for _, ru in SENTENCES]
+    rows = [f'"{one}","{other}",{number % 6}.0\n' for number, (one, other) in enumerate(pairwise(russian))]
+    (place / "data").mkdir()
+    (place / "data" / "stsb_dev.csv").write_text("sentence1,sentence2,similarity_score\n" + "".join(rows), "utf-8")
+    words = ["infer", "toy", "--data", "data", "--tasks", "STS", "--backend", "onnx", "--threads", "1", "--runs", "."]
+    assert main(words) == 0
+    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("toy, onnx, own vector"))
+    model = load_encoder(config.Teacher(model="toy"))  # in float32; infer's torch may compute in bfloat16
+    expected = score_encodechka(model, place / "data", tasks=["STS"], own_only=True).own["STS"]
+    assert float(shown.split()[4]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_int8_keeps_each_column_within_half_a_step(teacher: Encoder) -> None:
-    values = np.random.default_rng(0).normal(size=(6, 5)) * [1, 10, 0.1, 1, 0]
-    whole, scales = quantize(values, axis=0, levels=127)
-    assert whole.dtype == np.int8
-    assert (np.abs(whole * scales - values) <= scales / 2 + 1e-9).all()
-    assert np.abs(whole).max(axis=0).tolist() == [127, 127, 127, 127, 0]
-    assert np.abs(quantize(values, axis=1, levels=63)[0]).max() == 63
+def test_a_dry_push_lists_files_and_sizes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "toy" / ".model.onnx.1.partial").write_bytes(b"half")
+    assert main(["push", "toy", "me/toy", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "model.safetensors" in out
+    assert "partial" not in out
 
 
-@pytest.mark.parametrize("pooling", ["mean", "pooler"])
-def test_an_int8_file_is_smaller_and_near_and_what_is_not_named_stays_float(
-    make_encoder: MakeEncoder, sentences: list[str], tmp_path: Path, pooling: str
-) -> None:
-    encoder = make_encoder(pooling=pooling)
+def test_similar_vectors_are_compared_row_by_row() -> None:
+    angle = np.array([0.0, 0.1, 0.2, 0.3])
+    reference = np.tile([[1.0, 0.0]], (4, 1))
+    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    quality = compare(vectors, reference, 0)
+    assert quality.cosine == pytest.approx(np.cos(angle).mean())
+    assert quality.max_difference == pytest.approx(np.sin(0.3))
+    assert quality.en_ru is None
+    crossed = compare(np.array([[1, 0], [0, 1], [0, 1], [1, 0]], float), np.eye(4)[:, :2], 2)
+    assert (crossed.en_ru, crossed.ru_en) == (0, 0)
+
+
+def test_the_gate_names_what_falls_short() -> None:
+    whole = Quality(0, 1, 1, 0.9, 0.9)
+    gate = config.Gate()
+    assert not find_shortfall(Quality(0.1, 0.995, 0.98, 0.89, 0.9), whole, gate)
+    assert "mean cosine 0.9800000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, gate)
+    assert "percentile" in find_shortfall(Quality(0.1, 0.995, 0.9, 0.9, 0.9), whole, gate)
+    assert "ru→en 0.8800 of 0.9000" in find_shortfall(Quality(0.1, 0.995, 0.98, 0.9, 0.88), whole, gate)
+    assert (pick_levels(gate, exact=True), pick_levels(gate, exact=False)) == (127, 63)
+    assert pick_levels(config.Gate(exact=False), exact=True) == 63
+
+
+def test_the_matrices_that_hurt_most_go_back_first_and_as_few_as_will_do(make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder(layers=2)
     matrices = list_matrices(encoder)
-    assert matrices[:3] == ["words", "layer.0.attention.packed", "layer.0.attention.output"]
-    sizes, cosines = {}, {}
-    for name, chosen in {"float": [], "words": ["words"], "int8": matrices}.items():
-        path = tmp_path / f"{name}.onnx"
-        write_model(build_graph(encoder, chosen), path)
-        sizes[name] = path.stat().st_size
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        inputs = pad(encoder, tokenize(encoder, sentences))
-        feeds = {each: inputs[each].numpy() for each in ("input_ids", "attention_mask")}
-        with torch.inference_mode():
-            expected = encode(encoder, inputs).vectors.numpy()
-        cosines[name] = (session.run(["sentence_embedding"], feeds)[0] * expected).sum(axis=1).mean()
-    assert sizes["float"] > sizes["words"] > sizes["int8"]
-    assert cosines["float"] == pytest.approx(1, abs=1e-6)
-    assert cosines["words"] > 0.999
-    assert cosines["int8"] > 0.99
+    harm = dict.fromkeys(matrices, 1e-4) | {matrices[3]: 0.05, matrices[6]: 0.04, matrices[1]: 0.03}
+
+    class Imagined(Search):
+        def measure(self, int8: Sequence[str]) -> Quality:
+            cosine = 1 - sum(harm[name] for name in int8)
+            return Quality(0, cosine, cosine, None, None)
+
+    judge = Judge([[1]], 0, np.ones((1, 1), np.float32), 0, 1)
+    search = Imagined(encoder, judge, 127)
+    int8, back = choose_int8(search, config.Gate(min_cosine=0.965, min_low_cosine=0.0))
+    assert {matrices[3], matrices[6]} <= set(back) <= {matrices[3], matrices[6], matrices[1]}
+    assert sorted([*int8, *back]) == sorted(matrices)
+    assert choose_int8(search, config.Gate(min_cosine=0.5, min_low_cosine=0.0)) == (matrices, [])
+    assert choose_int8(search, config.Gate(min_cosine=1.0))[0] == []
+
+
+def test_texts_are_pairs_that_a_run_holds_out_first(place: Path) -> None:
+    from secateur.corpus import load_corpus
+    from secateur.gate import read_pairs, read_probe_texts
+
+    settings = config.Corpus(files=("pairs.tsv",), held_out=0.3, min_words=3)
+    held = load_corpus(settings, place).held_out
+    texts = read_pairs(place / "pairs.tsv", len(held))
+    assert set(texts.judged) == {*held.en, *held.ru}
+    assert not set(texts.judged) & set(texts.calibration)
+    probe: Texts = read_probe_texts(10)
+    assert len(probe.judged) == 10
+    assert probe.pairs == 0
+    assert not set(probe.judged) & set(probe.calibration)
+
+
+def test_a_card_keeps_what_others_wrote_and_is_yaml() -> None:
+    quality = {"bytes": 1, "max_difference": 0.0, "cosine": 1.0, "low_cosine": 1.0}
+    record = {
+        "artefacts": {"torch": {**quality, "mean_s": 0.66, "encodechka": {"STS": 0.7, "PI": None}}},
+        "model": {"parameters": 5, "dimension": 2},
+        "processor": {"name": "one", "instructions": []},
+        "judged_by": "nothing",
+        "input": {"max_length": 8, "pad_id": 0},
+    }
+    record["artefacts"]["onnx/model.onnx"] = quality  # type: ignore[index]
+    old = "---\nlanguage: [en, ru]\nlicense: mit\ntags: [pruned]\n---\n# mine\n\nКак сделано.\n"
+    card = update_card(old, record, name="mine")
+    assert update_card(card, record, name="mine") == card
+    metadata, text = split_card(card)
+    assert metadata["license"] == "mit"
+    assert metadata["tags"][0] == "pruned"
+    assert [each["metrics"][0]["value"] for each in metadata["model-index"][0]["results"]] == [0.66, 0.7]
+    assert "Как сделано." in text
+    assert YAML(typ="safe").load(card.split("---")[1])["language"] == ["en", "ru"]
+    results = ModelCard(card).data.eval_results
+    assert [(each.metric_name, each.metric_value) for each in results] == [
+        ("Mean S, own vector", 0.66),
+        ("STS, own vector", 0.7),
+    ]

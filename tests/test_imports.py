@@ -9,16 +9,22 @@ from conftest import ROOT
 
 # In reading order; a module may import what stands above it.
 ORDER = (
-    "config", "files", "wheels",
+    "config", "files", "machine", "wheels",
     "sources", "catalogs", "corpus",
-    "modeling", "encoder", "vocabulary", "students", "losses", "vector_files", "universal", "teachers", "targets",
+    "modeling", "encoder", "inference", "vocabulary", "students", "losses", "vector_files", "universal", "teachers",
+    "targets",
     "saliency", "budget", "selection", "slicing", "repair", "lowrank", "trimming", "distillation",
-    "validation", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost", "export",
+    "validation", "drift", "benchmark_data", "leaderboard", "encodechka", "probe", "ranking", "cost",
+    "onnx_graph", "gate", "card", "export",
     "tracking", "report", "scores", "planning",
-    "bench", "infer", "runs", "train", "create", "cli",
+    "record", "figures", "svg", "tables", "page",
+    "publish", "comparisons", "bench", "bench_budgets", "infer", "runs", "train", "create", "demo", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
-HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib"}
+HEAVY = {
+    "torch", "transformers", "sentence_transformers", "numpy", "datasets", "accelerate", "sklearn", "matplotlib",
+    "gradio",
+}  # fmt: skip
 LIGHT = ("__init__", "config", "files", "cli")
 
 # Functions that are a stage of the pipeline; stages do not call each other.
@@ -32,7 +38,7 @@ STAGES = (
     "load_corpus",
     "make_student",
 )
-CALLERS = {"bench", "scores", "planning", "infer", "train", "create", "cli"}
+CALLERS = {"comparisons", "bench_budgets", "scores", "planning", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import MakeEncoder
 
-from secateur import config
+from secateur import config, planning
 from secateur.budget import Limits, Plan, Sizes, describe
 from secateur.config import InputError
 from secateur.corpus import Pairs
@@ -62,15 +62,22 @@ def test_an_axis_that_is_named_stays_as_named_under_a_limit(teacher: Encoder, pa
     assert (plan.sizes.layers, plan.sizes.hidden) == (3, 16)
 
 
-def test_milliseconds_are_measured_and_limited(make_encoder: MakeEncoder, pairs: Pairs) -> None:
+def test_milliseconds_are_measured_and_limited(
+    make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where a layer takes a millisecond and nothing else any time."""
+
+    def time_layers(encoders: list[Encoder], sentences: list[str]) -> list[float]:
+        return [float(describe(encoder).whole.layers) for encoder in encoders]
+
+    monkeypatch.setattr(planning, "time_encoders", time_layers)
     teacher = make_encoder(layers=8, hidden=32, neurons=256)
     whole = make_plan(survey(teacher, pairs, ms=1e6))
     assert whole.sizes == describe(teacher).whole
-    assert whole.ms is not None
-    half = make_plan(survey(teacher, pairs, ms=whole.ms / 2))
-    assert half.ms is not None
-    assert half.ms <= whole.ms / 2
-    assert half.sizes.layers < 8
+    assert whole.ms == pytest.approx(8)
+    half = make_plan(survey(teacher, pairs, ms=4.2))
+    assert half.ms == pytest.approx(half.sizes.layers) == 4
+    assert half.sizes.heads == whole.sizes.heads // 2
 
 
 def test_impossible_budgets_are_refused_before_anything_is_measured(teacher: Encoder, pairs: Pairs) -> None:

@@ -75,7 +75,7 @@ def test_term_vectors_are_alike_for_the_same_words_and_finite_for_none() -> None
 
 
 def test_a_standing_is_the_mean_over_tasks_and_its_draws_scatter_around_it() -> None:
-    words = "мама мыла раму пока папа читал газету у окна".split()
+    words = ["мама", "мыла", "раму", "пока", "папа", "читал", "газету", "у", "окна"]
     sentences = [" ".join(words[: 2 + number % 7]) for number in range(30)]
     examples = Examples(([" ".join(words)] * 30, sentences), [float(number % 5) for number in range(30)])
     source = term_baselines(sentences)[1]

@@ -11,6 +11,7 @@ import pytest
 from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
 from safetensors.numpy import load_file
 
+from secateur.drift import load_drift
 from secateur.encoder import Encoder
 
 RECIPE: dict[str, Any] = {
@@ -46,6 +47,10 @@ def test_a_run_leaves_its_record_its_student_and_a_table(bench: Path) -> None:
     assert stages[1]["parameters"] == stages[3]["parameters"] < stages[0]["parameters"]
     assert stages[2]["cosine"] > stages[1]["cosine"]
     assert (bench / "models" / "toy" / "model.safetensors").is_file()
+    drift = load_drift(bench / "runs" / "toy" / "drift.json")
+    assert list(drift.stages) == ["teacher", "pruned", "repaired", "distilled"]
+    assert drift.stages["distilled"].means.cosine == pytest.approx(stages[3]["cosine"], abs=1e-5)
+    assert "Where the student's vectors" in (bench / "runs" / "toy" / "report.html").read_text(encoding="utf-8")
     assert (bench / "models" / "toy-pruned" / "model.safetensors").is_file()
     files = [path.name for path in (bench / "models").rglob("*") if path.is_file()]
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".partial"))]

@@ -8,6 +8,8 @@ saliency, selection first-order Taylor scores per head and neuron; a budget turn
 slicing, repair     cut the weights; refit what is left in closed form
 distillation        pull the student towards its teacher on parallel sentences
 validation, encodechka, cost        what the student is worth, and what it costs
+inference, onnx_graph, gate, export many sentences at a time; ONNX files, measured before they are kept
+record, figures, page, demo         a run's record as a page; a page to try a student on
 scores, infer, train, cli           what encoders are worth; the stages in order; the commands
 """
 
@@ -16,8 +18,14 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secateur.inference import Encoder as Encoder
 
 __version__ = "0.1.0"
+
+__all__ = ["Encoder", "__version__"]
 
 AUTO = "transformers.models.auto.modeling_auto"
 
@@ -46,6 +54,13 @@ class RegisterPrunedTypes(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         importlib.import_module("secateur.modeling")
+
+
+def __getattr__(name: str) -> object:
+    """`secateur.Encoder`, imported when it is asked for."""
+    if name != "Encoder":
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    return importlib.import_module("secateur.inference").Encoder
 
 
 if AUTO in sys.modules:

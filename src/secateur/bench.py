@@ -1,85 +1,141 @@
-"""What the saliency pass costs: its time and peak memory against a plain forward and backward pass.
+"""Every claim of speed beside its peer, the sides in turns (A B A B ...) in one process: one table, bench.json.
 
-Both run over the same batches in turn (A B A B ...), in one process; peak memory is measured in a process for each.
-`python -m secateur.bench`
+`python -m secateur.bench` runs all rows, `--rows encode int8` some. A row's ratio is the peer's seconds over ours,
+taken round by round: its median, least and most. Warm-up rounds are left out. Peak memory is measured in a process of
+its own for each side.
 """
 
 import argparse
+import json
+import logging
+import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from secateur import config
-from secateur.encoder import Encoder, encode, load_encoder, pad
-from secateur.saliency import accumulate_gates, frozen, pair_losses, similarity_scores
+from secateur import comparisons
+from secateur.comparisons import FULL, TOY, Comparison, Sizes, Workshop
+from secateur.config import InputError
+from secateur.files import write_json
+from secateur.machine import read_memory, read_processor
+from secateur.report import format_table
 
-SHAPE = {"batches": 8, "pairs": 32, "shortest": 8, "longest": 32}  # of random word pieces, equal on both sides
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m secateur.bench", description=__doc__)
     parser.add_argument("--model", default="models/teacher-mini-en-ru")
+    parser.add_argument("--rows", nargs="+", choices=tuple(comparisons.ROWS), help="(all)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--peak", choices=tuple(PASSES), help="run one pass and print its peak memory in bytes")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="rows measured before stay (%(default)s)")
+    parser.add_argument(
+        "--toy", action="store_true", help="tiny sizes, to see that rows run; their numbers mean nothing"
+    )
+    parser.add_argument("--peak", choices=tuple(comparisons.PASSES), help="run one pass and print its peak memory")
     options = parser.parse_args()
-    encoder = load_encoder(config.Teacher(model=options.model))
-    batches = random_batches(encoder)
+    sizes = TOY if options.toy else FULL
     if options.peak:
-        print(peak_memory(lambda: PASSES[options.peak](encoder, batches)))
+        encoder, batches = comparisons.prepare_saliency(options.model)
+        print(peak_memory(lambda: comparisons.PASSES[options.peak](encoder, batches)))
         return
-    seconds = take_turns(encoder, batches, options.rounds)
-    peaks = {name: measure_peak(options.model, name) for name in PASSES}
-    ratios = [s / p for s, p in zip(seconds["saliency"], seconds["plain"], strict=True)]
-    print(f"{SHAPE['batches']} batches of {SHAPE['pairs']} pairs, {torch.get_num_threads()} threads, float32")
-    for name in PASSES:
-        print(f"{name:>9}: {statistics.median(seconds[name]):.2f} s, {peaks[name] / 1e6:.0f} MB above the model")
-    print(f"    ratio: {statistics.median(ratios):.2f} of the time ({min(ratios):.2f} to {max(ratios):.2f}), "
-          f"{peaks['saliency'] / peaks['plain']:.2f} of the memory")  # fmt: skip
+    record = open_record(options.out, sizes)
+    with Workshop(options.model, sizes) as workshop:
+        for name in options.rows or comparisons.ROWS:
+            try:
+                compared = comparisons.ROWS[name](workshop)
+            except (InputError, ImportError) as error:
+                record["rows"][name] = [{"left_out": str(error)}]
+                print(f"{name}: left out: {error}", flush=True)
+                continue
+            record["rows"][name] = [measure(each, options.rounds) for each in compared]
+            if name == "saliency":
+                record["rows"][name][0]["peak_bytes"] = {
+                    side: measure_peak(options.model, side) for side in comparisons.PASSES
+                }
+            write_json(options.out, record)
+            print(format_rows(record["rows"][name]), end="\n\n", flush=True)
+    write_json(options.out, record)
 
 
-def random_batches(encoder: Encoder) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = encoder.transformer.config.vocab_size
-    batches = []
-    for number in range(SHAPE["batches"]):
-        longest = SHAPE["shortest"] + number * (SHAPE["longest"] - SHAPE["shortest"]) // (SHAPE["batches"] - 1)
-        lengths = torch.randint(longest - 3, longest + 1, (2 * SHAPE["pairs"],), generator=generator)
-        rows = [torch.randint(5, vocabulary, (int(n),), generator=generator).tolist() for n in lengths]
-        batches.append(pad(encoder, rows))
-    return batches
+def open_record(path: Path, sizes: Sizes) -> dict[str, Any]:
+    """Return what bench.json says: this machine and these versions; rows measured on the same stay."""
+    processor = read_processor()
+    about = {
+        "processor": {"name": processor.name, "instructions": list(processor.instructions), "cores": processor.cores},
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: find_version(name) for name in PACKAGES},
+        "seed": comparisons.SEED,
+        "sizes": json.loads(json.dumps(asdict(sizes))),
+    }
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    same = all(old.get(key) == value for key, value in about.items())
+    return {**about, "rows": old.get("rows", {}) if same else {}}
 
 
-def run_plain(encoder: Encoder, batches: list[dict[str, Tensor]]) -> None:
-    """Forward and backward of the similarity loss to every weight."""
-    encoder.model.requires_grad_(True)
-    for inputs in batches:
-        pair_losses(encode(encoder, inputs).vectors).sum().backward()
-        encoder.model.zero_grad(set_to_none=True)
+def find_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
-def run_saliency(encoder: Encoder, batches: list[dict[str, Tensor]]) -> None:
-    with frozen(encoder):
-        accumulate_gates(encoder, iter(batches), [similarity_scores])
+def measure(compared: Comparison, rounds: int) -> dict[str, Any]:
+    """Run a comparison's sides in turns; return each side's seconds a unit of work, and the ratio with its spread."""
+    seconds: dict[str, list[float]] = {name: [] for name in compared.sides}
+    for _ in range(compared.warmup + rounds):
+        for name, run in compared.sides.items():
+            seconds[name].append(run())
+    seconds = {name: values[compared.warmup :] for name, values in seconds.items()}
+    ours = next(iter(compared.sides))
+    ratios = {
+        name: [peer / own for peer, own in zip(values, seconds[ours], strict=True)]
+        for name, values in seconds.items()
+        if name != ours
+    }
+    return {
+        "claim": compared.claim,
+        "aim": compared.aims,
+        "conditions": {key: value() if callable(value) else value for key, value in compared.conditions.items()},
+        "rounds": rounds,
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "ratio": {name: spread(values) for name, values in ratios.items()},
+    }
 
 
-PASSES: dict[str, Callable[[Encoder, list[dict[str, Tensor]]], None]] = {"plain": run_plain, "saliency": run_saliency}
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def take_turns(encoder: Encoder, batches: list[dict[str, Tensor]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each pass in each round, one warm-up round left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in PASSES}
-    for _ in range(rounds + 1):
-        for name, run in PASSES.items():
-            started = time.perf_counter()
-            run(encoder, batches)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: values[1:] for name, values in seconds.items()}
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """Return measured rows as a table: of each side its median, of each peer the ratio, its spread and what was aimed
+    at; under it the conditions."""
+    cells = [["comparison", "side", "ms", "times ours", "least", "most", "aim"]]
+    for row in rows:
+        for name, seconds in row["seconds"].items():
+            ratio = row["ratio"].get(name)
+            shown = [f"{ratio[key]:.2f}" for key in ("median", "least", "most")] if ratio else ["-"] * 3
+            aim = row["aim"].get(name)
+            cells.append(
+                [row["claim"], name, f"{1000 * seconds['median']:.3f}", *shown, "-" if aim is None else f"{aim}"]
+            )
+    conditions = [f"{row['claim']}: {say(row['conditions'])}" for row in rows]
+    return "\n".join([format_table(cells), *conditions])
+
+
+def say(conditions: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in conditions.items())
 
 
 def measure_peak(model: str, name: str) -> int:
@@ -90,14 +146,9 @@ def measure_peak(model: str, name: str) -> int:
 def peak_memory(run: Callable[[], None]) -> int:
     """Return by how many bytes a pass raises the process's resident memory at its peak (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
-    before = read_status("VmRSS")
+    before = read_memory("VmRSS") or 0
     run()
-    return read_status("VmHWM") - before
-
-
-def read_status(field: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
+    return (read_memory("VmHWM") or 0) - before
 
 
 if __name__ == "__main__":

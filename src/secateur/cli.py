@@ -1,6 +1,7 @@
-"""The command line: train, infer, prune, encode. `--help` imports neither torch nor transformers.
+"""The command line, a function a command. `--help` imports neither torch nor transformers.
 
-Exit codes: 0 done; 2 something given was wrong (one line says what); 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 what was made falls short and is not kept; 2 something given was wrong; 130 stopped by Ctrl-C.
+Of 1 and 2 one line says what.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from secateur import __version__, config
-from secateur.config import InputError, build_experiment, load_run
+from secateur.config import GateError, InputError, build_experiment, load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except InputError as error:
         return fail(str(error))
+    except GateError as error:
+        fail(str(error))
+        return 1
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -84,6 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_prune(commands)
     add_vocabulary(commands)
     add_encode(commands)
+    add_export(commands)
+    add_cost(commands)
+    add_push(commands)
+    add_report(commands)
+    add_demo(commands)
     return parser
 
 
@@ -153,19 +162,34 @@ def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )  # fmt: skip
     command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
     command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    add_backend(command)
     command.set_defaults(command=run_infer)
 
 
 def run_infer(options: argparse.Namespace) -> None:
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads: {options.threads} is not positive")
     settings: dict[str, object] = {"data": options.data}
     on = {"probe": ("probe",), "all": ("encodechka", "probe")}.get(options.tasks, ("encodechka",))
     if options.tasks not in ("encodechka", "probe", "all"):
         settings["tasks"] = options.tasks.split(",")
     encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
+    from torch import set_num_threads
+
     from secateur.encoder import pick_device
-    from secateur.infer import infer, last_model
+    from secateur.infer import infer, infer_file, last_model
 
     model = options.model or last_model(options.runs, options.models)
+    if options.backend != "torch":
+        print(
+            infer_file(
+                model, encodechka, on=on, cache=options.cache, runs=options.runs, backend=options.backend,
+                device=options.device, threads=options.threads,
+            )
+        )  # fmt: skip
+        return
+    if options.threads is not None:
+        set_num_threads(options.threads)
     device = pick_device(options.device)
     print(infer(model, encodechka, on=on, cache=options.cache, runs=options.runs, device=device))
 
@@ -384,28 +408,189 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument("model", help="a model folder or hub name")
     command.add_argument("--input", type=Path, help="a UTF-8 text file (standard input)")
     command.add_argument("--out", type=Path, help="the .npy file (standard output)")
-    command.add_argument("--batch-size", type=int, default=64, help="(%(default)s)")
+    add_backend(command)
+    command.add_argument("--batch-tokens", type=int, default=2048, help="word pieces that run at a time (%(default)s)")
     command.set_defaults(command=run_encode)
 
 
+BACKENDS = ("torch", "onnx", "onnx-int8")  # as inference.py has them
+
+
+def add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--backend", choices=BACKENDS, default="torch", help="onnx, onnx-int8: what export wrote (%(default)s)"
+    )
+    command.add_argument("--threads", type=int, help="how many compute (torch: its own; ONNX: the cores there are)")
+
+
 def run_encode(options: argparse.Namespace) -> None:
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size: {options.batch_size} is not positive")
     if options.input is not None and not options.input.is_file():
         raise InputError(f"--input: {options.input}: no such file")
     if options.out is None and sys.stdout.isatty():
         raise InputError("the vectors are binary: name a file with --out, or redirect standard output")
-    from secateur.encoder import pick_device
-    from secateur.files import whole_file
     from secateur.infer import encode_lines
+    from secateur.inference import Encoder
 
-    device = pick_device(options.device)
+    encoder = Encoder(
+        options.model, backend=options.backend, threads=options.threads, device=options.device,
+        batch_tokens=options.batch_tokens,
+    )  # fmt: skip
     with ExitStack() as files:
         source = files.enter_context(options.input.open("rb")) if options.input else sys.stdin.buffer
-        out = sys.stdout.buffer
-        if options.out is not None:
-            out = files.enter_context(files.enter_context(whole_file(options.out)).open("wb"))
-        encode_lines(options.model, source, out, batch_size=options.batch_size, device=device)
+        encode_lines(encoder, source, options.out or sys.stdout.buffer)
+
+
+def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "export", "Write a model's ONNX files, float and int8, and measure them: MODEL/onnx/,\n"
+        "MODEL/parity.json, MODEL/README.md. The int8 file must pass the gate; without one the exit code is 1.",
+        "secateur export models/mini-en-ru --pairs pairs.tsv",
+    )  # fmt: skip
+    command.add_argument("model", help="a model folder, or with --out a hub name")
+    command.add_argument("--out", type=Path, metavar="DIR", help="put a copy of the model there, and the files in it")
+    command.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help="the int8 file too (yes)")
+    command.add_argument(
+        "--pairs", type=Path, metavar="FILE",
+        help="a .tsv of pairs to judge by, those that a run on it holds out (without: texts that come with secateur)",
+    )  # fmt: skip
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="encodechka's files: score every artefact")
+    gate = command.add_argument_group("gate")
+    default = config.Gate()
+    gate.add_argument("--min-cosine", type=float, default=default.min_cosine, help="to the float model (%(default)s)")
+    gate.add_argument(
+        "--min-low-cosine", type=float, default=default.min_low_cosine, help="its first percentile (%(default)s)"
+    )
+    gate.add_argument(
+        "--max-retrieval-loss", type=float, default=default.max_retrieval_loss,
+        help="of translations found, each way (%(default)s)",
+    )  # fmt: skip
+    gate.add_argument("--sentences", type=int, default=default.sentences, help="of each language (%(default)s)")
+    gate.add_argument(
+        "--reduce-range", action=argparse.BooleanOptionalAction, default=None,
+        help="weights up to 63, for x86 processors without VNNI (where this one has none)",
+    )  # fmt: skip
+    command.add_argument("--threads", type=int, help="how many compute (the cores there are)")
+    command.set_defaults(command=run_export)
+
+
+GATE_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "sentences")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads: {options.threads} is not positive")
+    if options.out is not None:
+        check_out(options.out)
+    settings: dict[str, object] = {name: getattr(options, name) for name in GATE_OPTIONS}
+    settings["exact"] = None if options.reduce_range is None else not options.reduce_range
+    try:
+        gate = config.build_settings(config.Gate, settings, origin="")
+    except InputError as error:
+        raise InputError(re.sub(r"^(\w+):", lambda name: f"--{name[1].replace('_', '-')}:", str(error))) from None
+    from secateur.export import export
+    from secateur.report import format_artefacts
+
+    rows = export(
+        options.model, gate, out=options.out, int8=options.int8, pairs=options.pairs, data=options.data,
+        threads=options.threads,
+    )  # fmt: skip
+    print(format_artefacts(rows))
+
+
+def add_cost(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "cost", "Measure what models cost, beside each other: parameters, MB, FLOPs, milliseconds,\n"
+        "sentences a second; torch, and the ONNX files that a folder has. The models take turns.",
+        "secateur cost models/teacher-mini-en-ru models/mini-en-ru",
+    )  # fmt: skip
+    command.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub name")
+    command.add_argument("--length", type=int, default=16, help="word pieces a sentence (%(default)s)")
+    command.add_argument("--repeats", type=int, default=100, help="measured runs at batch 1 (%(default)s)")
+    command.add_argument("--warmup", type=int, default=10, help="runs before them (%(default)s)")
+    command.add_argument("--threads", type=int, nargs="+", metavar="N", help="(1 and the cores there are)")
+    command.set_defaults(command=run_cost)
+
+
+def run_cost(options: argparse.Namespace) -> None:
+    for name, low in {"length": 2, "repeats": 1, "warmup": 0}.items():
+        if getattr(options, name) < low:
+            raise InputError(f"--{name}: {getattr(options, name)} is less than {low}")
+    if options.threads is not None and min(options.threads) < 1:
+        raise InputError(f"--threads: {min(options.threads)} is not positive")
+    from secateur.cost import Timing, measure_costs
+    from secateur.report import format_costs
+
+    timing = Timing(options.length, options.repeats, options.warmup, tuple(options.threads or ()))
+    print(format_costs(measure_costs(options.models, timing, device=options.device), timing))
+
+
+def add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "push", "Upload a model folder to a model hub, with the token that `hf auth login` keeps.",
+        "secateur push models/mini-en-ru NAME/mini-en-ru --dry-run",
+    )  # fmt: skip
+    command.add_argument("model", type=Path, help="a model folder")
+    command.add_argument("repository", metavar="REPO", help="its name on the hub, OWNER/NAME")
+    command.add_argument("--dry-run", action="store_true", help="list the files and their sizes and stop")
+    command.add_argument("--private", action="store_true", help="make a repository that only its owner sees")
+    command.set_defaults(command=run_push)
+
+
+def run_push(options: argparse.Namespace) -> None:
+    from secateur.publish import push
+
+    print(push(options.model, options.repository, dry_run=options.dry_run, private=options.private))
+
+
+def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "report", "Make a run's page from its record, or one page that compares several runs. A run\n"
+        "that has not ended shows what there is of it.",
+        "secateur report mini-en-ru mini-en-ru-large",
+    )  # fmt: skip
+    command.add_argument("names", nargs="+", metavar="NAME", help="a run's name, or its folder")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (NAME/report.html of the runs; of several NAME+NAME.html)"
+    )
+    command.set_defaults(command=run_report)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from secateur.page import report_runs
+
+    print(report_runs(options.names, options.runs, options.out))
+
+
+def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "demo", "Serve a local page with teacher and student side by side: similarities, neighbours, ms.",
+        "secateur demo --student models/mini-en-ru --sentences sentences.txt",
+    )  # fmt: skip
+    command.add_argument("--student", metavar="DIR", help="a model folder or hub name (the model of the last run)")
+    command.add_argument("--teacher", metavar="DIR", help="another (the teacher of the student's run)")
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    command.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    command.add_argument("--sentences", type=Path, metavar="FILE", help="UTF-8 text to find neighbours in")
+    command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.set_defaults(command=run_demo)
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from secateur.demo import check_address, load_contenders, load_gradio, serve
+    from secateur.encoder import pick_device
+    from secateur.infer import find_teacher, last_model
+
+    load_gradio()
+    check_address(options.host, options.port)
+    student = options.student or last_model(options.runs, options.models)
+    named = config.Teacher(model=options.teacher) if options.teacher else None
+    teacher = named or find_teacher(options.runs / Path(student).name)
+    if teacher is None:
+        raise InputError(f"--teacher: no run in {options.runs} says what the teacher of {student} is; name it")
+    contenders = load_contenders(teacher, student, device=pick_device(options.device))
+    serve(contenders, options.sentences, host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

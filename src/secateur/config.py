@@ -37,6 +37,10 @@ class InputError(ValueError):
     """Something the user gave is wrong; the message is one line that names what and where."""
 
 
+class GateError(Exception):
+    """What was made falls short of what was asked of it, and is not kept; the message is one line with the numbers."""
+
+
 @dataclass(frozen=True, config=FROZEN)
 class Teacher:
     """The encoder to prune: a sentence-transformers or transformers folder, or a hub name."""
@@ -315,6 +319,17 @@ class Encodechka:
     stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = ("teacher", "distilled")  # to score
     batch_size: Positive = 64  # sentences
     precision: Precision = "auto"  # bf16 where the processor computes in it, else float32
+
+
+@dataclass(frozen=True, config=FROZEN)
+class Gate:
+    """What an int8 file must hold to be kept, measured on sentences that nothing was fitted to."""
+
+    min_cosine: Fraction = 0.99  # to the float model's vectors, mean
+    min_low_cosine: Fraction = 0.97  # their first percentile
+    max_retrieval_loss: Fraction = 0.01  # of translations found, each way
+    sentences: Positive = 1000  # of each language, or of the probe's texts
+    exact: bool | None = None  # int8 values up to 127; none: where this processor adds them up exactly, else to 63
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -8,7 +8,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -41,6 +41,15 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.en)
+
+    @property
+    def texts(self) -> "Pairs":
+        """The rows that somebody wrote: all but lists of frequent words."""
+        return self.take([row for row, source in enumerate(self.source) if source != FREQUENT])
+
+    def take(self, rows: Sequence[int]) -> "Pairs":
+        columns = ([column[row] for row in rows] for column in (self.en, self.ru, self.source, self.paired))
+        return Pairs(*columns)
 
 
 @dataclass(frozen=True)

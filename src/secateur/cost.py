@@ -1,12 +1,26 @@
-"""What an encoder costs: parameters, bytes, milliseconds a sentence."""
+"""What an encoder costs: parameters, bytes, FLOPs, milliseconds a sentence, sentences a second."""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.encoder import Encoder, encode, pad, tokenize
+from secateur import config
+from secateur.config import InputError
+from secateur.encoder import Encoder, encode, load_encoder, pad, tokenize
+from secateur.inference import FILES, UNLIMITED
+from secateur.inference import Encoder as SavedEncoder
+from secateur.machine import count_cores, read_memory
+
+BATCH = 32
 
 
 def count_parameters(encoder: Encoder) -> int:
@@ -32,3 +46,121 @@ def time_encoders(encoders: Sequence[Encoder], sentences: Sequence[str], *, warm
                 encode(encoder, pad(encoder, tokenize(encoder, [sentence]))).vectors.cpu()
             seconds[number].append(time.perf_counter() - started)
     return [1000 * statistics.median(times[min(warmup, len(sentences)) :]) for times in seconds]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How costs are timed: word pieces a sentence, measured runs at batch 1, warm-up runs, numbers of threads."""
+
+    length: int
+    repeats: int
+    warmup: int
+    threads: tuple[int, ...] = ()  # none named: 1 and the cores there are
+
+    @property
+    def batches(self) -> int:
+        """Measured runs at batch 32."""
+        return max(3, self.repeats // 10)
+
+
+def measure_costs(models: Sequence[str], timing: Timing, *, device: str = "auto") -> list[dict[str, Any]]:
+    """Return a row for each model and each ONNX file in its folder: parameters, MB on disk and in memory, GFLOPs of a
+    sentence, and for every number of threads the median and 95th percentile of a sentence's milliseconds, and
+    sentences a second in batches of 32.
+
+    Inputs are random word pieces, the same for all that know them; runs take turns, so that a drift of the machine's
+    speed meets all alike. Where torch sees a GPU, its times stand beside. Raises InputError: not a model, or a length
+    it cannot read.
+    """
+    rows = [row for model in models for row in describe_costs(model, timing)]
+    for threads in timing.threads or sorted({1, count_cores()}):
+        encoders = [SavedEncoder(row["model"], backend=row["backend"], threads=threads, device="cpu") for row in rows]
+        for row, times in zip(rows, take_times(encoders, timing), strict=True):
+            row["times"][f"{threads} thread{'s' if threads > 1 else ''}"] = times
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        on_gpu = [row for row in rows if row["backend"] == "torch"]
+        encoders = [SavedEncoder(row["model"], device="cuda") for row in on_gpu]
+        for row, times in zip(on_gpu, take_times(encoders, timing), strict=True):
+            row["times"][torch.cuda.get_device_name()] = times
+    return rows
+
+
+def describe_costs(model: str, timing: Timing) -> list[dict[str, Any]]:
+    """Return what needs no clock, for torch and for each ONNX file there is."""
+    encoder = load_encoder(config.Teacher(model=model, max_length=UNLIMITED))
+    if timing.length > encoder.max_length:
+        raise InputError(f"--length: {timing.length} is over the {encoder.max_length} word pieces that {model} reads")
+    folder = Path(model)
+    there = {backend: folder / file for backend, file in FILES.items() if (folder / file).is_file()}
+    disk = {"torch": sum(path.stat().st_size for path in folder.glob("*.safetensors")) or count_bytes(encoder)}
+    disk |= {backend: path.stat().st_size for backend, path in there.items()}
+    known = {"model": model, "parameters": count_parameters(encoder), "flops": count_flops(encoder, timing.length)}
+    return [
+        {**known, "backend": name, "disk": size, "memory": measure_memory(model, name), "times": {}}
+        for name, size in disk.items()
+    ]
+
+
+def count_flops(encoder: Encoder, length: int) -> int:
+    """Return the floating point operations of all matrix products for one sentence of `length` word pieces, as torch
+    counts them: two for a multiplication and an addition."""
+    ids = torch.full((1, length), encoder.tokenizer.pad_token_id + 1, device=encoder.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encode(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    return int(counter.get_total_flops())
+
+
+def take_times(encoders: Sequence[SavedEncoder], timing: Timing) -> list[dict[str, float]]:
+    """Return each encoder's times: ms and p95 of a sentence, and sentences a second in batches."""
+    single = time_runs(encoders, timing.length, 1, timing.warmup, timing.repeats)
+    batched = time_runs(encoders, timing.length, BATCH, min(timing.warmup, 2), timing.batches)
+    return [
+        {
+            "ms": 1000 * statistics.median(one),
+            "p95": 1000 * float(np.quantile(one, 0.95)),
+            "per_second": BATCH / statistics.median(many),
+        }
+        for one, many in zip(single, batched, strict=True)
+    ]
+
+
+def time_runs(
+    encoders: Sequence[SavedEncoder], length: int, batch: int, warmup: int, repeats: int
+) -> list[list[float]]:
+    """Return the seconds of each encoder's runs over random word pieces [batch, length]; the encoders take turns."""
+    generator = np.random.default_rng(0)
+    pieces = min(encoder.tokenizer.get_vocab_size() for encoder in encoders)
+    mask = np.ones((batch, length), np.int64)
+    seconds: list[list[float]] = [[] for _ in encoders]
+    for number in range(warmup + repeats):
+        ids = generator.integers(min(5, pieces - 1), pieces, (batch, length))
+        for encoder, spent in zip(encoders, seconds, strict=True):
+            started = time.perf_counter()
+            encoder.run(ids, mask)
+            if number >= warmup:
+                spent.append(time.perf_counter() - started)
+    return seconds
+
+
+def measure_memory(model: str, backend: str) -> int | None:
+    """Return the bytes that loading a model and encoding a sentence add to a process of its own (Linux; else None)."""
+    if read_memory("RssAnon") is None:
+        return None
+    words = [sys.executable, "-m", "secateur.cost", model, backend]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{model}, {backend}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+    return int(done.stdout.split()[-1])
+
+
+def print_memory(arguments: Sequence[str]) -> None:
+    model, backend = arguments
+    if backend != "torch":
+        import onnxruntime  # noqa: F401 # the library's own memory is not the model's
+    before = read_memory("RssAnon") or 0
+    SavedEncoder(model, backend=backend, device="cpu").encode(["one"])
+    print((read_memory("RssAnon") or 0) - before)
+
+
+if __name__ == "__main__":
+    print_memory(sys.argv[1:])

@@ -1,7 +1,7 @@
 """One run that makes a new encoder: a body and a vocabulary, distilled from the vectors of other encoders.
 
-What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, table.txt) and
-models/NAME/. The teachers' vectors are kept in the cache.
+What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz,
+table.txt, report.html) and models/NAME/. The teachers' vectors are kept in the cache.
 """
 
 import logging
@@ -24,6 +24,7 @@ from secateur.scores import (
     Benchmark,
     HeldOut,
     benchmark_curve,
+    compare_stages,
     find_benchmark,
     hold_out,
     judge,
@@ -117,11 +118,12 @@ def finish(
     if half:
         round_weights(student)
     with stage("scores"):
-        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, making)]
+        drift = compare_stages({"student": student}, held_out, making)
+        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, making, drift)]
         scores = score_both(student, teacher, benchmark)
     folder = places.models / making.name
     save_encoder(student, folder, card=write_making_card(making, teacher.name, rows, scores), half=half)
-    keep_results(rows, scores, places, run_log, student=folder, step=step)
+    keep_results(rows, scores, drift, places, run_log, student=folder, step=step)
 
 
 def judge_teacher(held_out: HeldOut) -> dict[str, Any]:

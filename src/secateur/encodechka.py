@@ -13,6 +13,7 @@ users get. Source: github.com/avidale/encodechka.
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def score_encodechka(
             entities = read_entities(data / WORD_FILES[task])
             scores[task] = {"own": score_words(encoder, entities, batch_size, progress and f"{progress} {task}")}
     log.info("encodechka: %d tasks in %.0f s", len(scores), time.monotonic() - started)
-    return Scores({task: scores[task] for task in tasks if task in scores})
+    ordered = {task: scores[task] for task in tasks if task in scores}
+    return Scores(ordered, draws={} if own_only else bootstrap(outcomes))
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,21 @@ def take_scores(outcomes: Outcomes) -> dict[str, dict[str, float]]:
     return {task: {name: each.score for name, each in vectors.items()} for task, vectors in outcomes.items()}
 
 
-def bootstrap_mean(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> np.ndarray:
-    """Return the mean over tasks of the own vector's score, `repeats` times, the items of each task drawn anew.
+def bootstrap(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return each task's score of the own vector, `repeats` times, the items drawn anew.
 
     The same seed draws the same items for every encoder, so that two encoders' differences can be taken draw by draw
     (Efron & Tibshirani 1993, chapter 13).
     """
     generator = np.random.default_rng(seed)
-    means = np.zeros(repeats)
-    for vectors in outcomes.values():
+    draws: dict[str, np.ndarray] = {}
+    for task, vectors in outcomes.items():
         own = vectors["own"]
         count = len(own.columns[0])
-        means += [own.resample(generator.integers(count, size=count)) for _ in range(repeats)]
-    return means / len(outcomes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few items a draw may be all of one label: its score is NaN
+            draws[task] = np.array([own.resample(generator.integers(count, size=count)) for _ in range(repeats)])
+    return draws
 
 
 @dataclass(frozen=True)

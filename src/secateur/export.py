@@ -1,278 +1,278 @@
-"""ONNX files of every encoder that secateur makes: ragged heads, layers without heads, low-rank words, `Dense`.
+"""ONNX files of a model folder, measured before they are kept; what was measured, in parity.json and on the card.
 
-The graph is written node by node from the weights, not traced: attention, LayerNorm with its residual sum, and GELU
-with its bias are ONNX Runtime's fused operators from the start, with the head counts that each layer has.
-Inputs: input_ids, attention_mask, int64 [B, T]. Outputs: last_hidden_state [B, T, H], for libraries that pool
-themselves, and sentence_embedding [B, D], pooled, through the modules behind the pooling, at unit length.
+MODEL/onnx/model.onnx must give torch's vectors to 1e-5, MODEL/onnx/model_qint8.onnx must pass the gate; both are read
+back through ONNX Runtime from the file itself. A file that falls short is not left behind.
 """
 
 import logging
-from collections.abc import Container, Sequence
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from torch import Tensor, nn
+from tokenizers import Tokenizer
 
-from secateur import modeling
-from secateur.config import InputError
-from secateur.encoder import Encoder
-from secateur.files import whole_file
-from secateur.modeling import LowRankEmbedding, count_heads, find_layers, find_linear, head_size, layer_names
+from secateur import __version__, config
+from secateur.benchmark_data import find_data
+from secateur.card import update_card
+from secateur.config import GateError, InputError
+from secateur.cost import count_bytes, count_parameters
+from secateur.encodechka import score_encodechka
+from secateur.encoder import Encoder, count_positions, load_encoder, save_encoder, tokenize
+from secateur.files import hash_file, whole_file, whole_folder, write_json, write_text
+from secateur.gate import (
+    Judge,
+    Quality,
+    Search,
+    Texts,
+    choose_int8,
+    find_shortfall,
+    make_judge,
+    pick_levels,
+    read_pairs,
+    read_probe_texts,
+)
+from secateur.inference import FILES, PARITY, UNLIMITED
+from secateur.inference import Encoder as SavedEncoder
+from secateur.leaderboard import SENTENCE_TASKS, mean_s
+from secateur.machine import read_processor
+from secateur.onnx_graph import build_graph
 
 log = logging.getLogger(__name__)
 
-FUSED = "com.microsoft"  # ONNX Runtime's own operators
-OPSET, FUSED_OPSET, IR = 17, 1, 9
-LEVELS = 127  # of a symmetric int8 value
-INPUTS = ("input_ids", "attention_mask")
+TOLERANCE = 1e-5  # of any component of a unit vector, float file against torch
+HASHED = (".json", ".safetensors", ".txt", ".model", ".py")  # what a model folder's vectors depend on
+PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
 
 
-class Graph:
-    """Nodes and weights of a graph while it is written; the matrices named in `int8` are written as such."""
+def export(
+    model: str,
+    gate: config.Gate,
+    *,
+    out: Path | None = None,
+    int8: bool = True,
+    pairs: Path | None = None,
+    data: Path | None = None,
+    threads: int | None = None,
+) -> list[dict[str, Any]]:
+    """Write a model's ONNX files, parity.json and its card; return a row of measured numbers for each artefact.
 
-    def __init__(self, int8: Container[str] = (), *, levels: int = LEVELS) -> None:
-        self.int8, self.levels = int8, levels
-        self.matrices: list[str] = []  # every matrix that may be int8, in order
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[TensorProto] = []
-        self.names: dict[str, int] = {}
-
-    def weight(self, name: str, values: np.ndarray | Tensor | Sequence[int]) -> str:
-        """Add a constant and return its name; tensors become float32."""
-        array = as_array(values) if isinstance(values, Tensor) else np.asarray(values)
-        self.weights.append(numpy_helper.from_array(array.copy(order="C"), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, domain: str = "", outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """Add a node and return its first output; `outputs` names them, else a name is made."""
-        number = self.names[kind] = self.names.get(kind, -1) + 1
-        named = list(outputs) or [f"{kind}_{number}"]
-        node = helper.make_node(kind, list(inputs), named, name=f"{kind}_{number}_node", domain=domain, **attributes)
-        self.nodes.append(node)
-        return named[0]
-
-    def multiply(self, values: str, name: str, matrix: Tensor | np.ndarray) -> str:
-        """Add values times a matrix [inputs, outputs]; int8 has a scale for each output, the values one each time."""
-        self.matrices.append(name)
-        if name not in self.int8:
-            return self.add("MatMul", values, self.weight(name, matrix))
-        whole, scales = quantize(as_array(matrix), axis=0, levels=self.levels)
-        parts = self.weight(name, whole), self.weight(f"{name}.scale", scales)
-        return self.add("DynamicQuantizeMatMul", values, *parts, domain=FUSED)
-
-    def look_up(self, name: str, table: Tensor, rows: str) -> str:
-        """Add rows of a table [rows, D]: in int8 with a scale for each row."""
-        self.matrices.append(name)
-        if name not in self.int8:
-            return self.add("Gather", self.weight(name, table), rows)
-        whole, scales = quantize(as_array(table), axis=1, levels=LEVELS)
-        found = self.add("Cast", self.add("Gather", self.weight(name, whole), rows), to=TensorProto.FLOAT)
-        return self.add("Mul", found, self.add("Gather", self.weight(f"{name}.scale", scales[:, None]), rows))
-
-
-def as_array(values: Tensor | np.ndarray) -> np.ndarray:
-    return values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-
-
-def quantize(values: np.ndarray, *, axis: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 values and the float32 scales [all but `axis`] that give them back: v ~ scale * round(v / scale).
-
-    `levels` is the largest whole number used: 127, or 63 where the processor adds up two products in 16 bits.
+    `out`: another folder, which gets a copy of the model. `pairs`: a .tsv to judge by (the probe's sentences). `data`:
+    encodechka's files, to score every artefact on. Raises InputError: not a model, no ONNX form; GateError: the float
+    file differs from torch, or no int8 file passes the gate: that file is not kept, what passed is.
     """
-    scales = np.maximum(np.abs(values).max(axis=axis), 1e-12) / levels
-    whole = np.rint(values / np.expand_dims(scales, axis)).astype(np.int8)
-    return whole, scales.astype(np.float32)
+    texts = read_pairs(pairs, gate.sentences) if pairs else read_probe_texts(gate.sentences)
+    benchmark = find_benchmark(data) if data else None
+    folder, encoder = settle(model, out)
+    judge = make_judge(encoder, texts.judged, texts.pairs, threads)
+    check_tokenizer(encoder, folder, texts)
+    shortfall = ""
+    try:
+        made = {"onnx": write_float(encoder, folder, judge)}
+    except GateError:
+        if not any((folder / "onnx").iterdir()):
+            (folder / "onnx").rmdir()
+        raise
+    if int8:
+        try:
+            made["onnx-int8"] = write_int8(encoder, folder, judge, texts, gate)
+        except GateError as error:
+            shortfall = str(error)
+    if "onnx-int8" not in made:
+        (folder / FILES["onnx-int8"]).unlink(missing_ok=True)  # of an earlier export
+    record = describe_export(encoder, folder, texts, judge, made)
+    keep(record, folder)
+    if benchmark is not None:
+        for name, scores in score_artefacts(folder, made, benchmark, threads).items():
+            record["artefacts"][name] |= scores
+        keep(record, folder)
+    if shortfall:
+        raise GateError(f"{model}: no int8 file is left: {shortfall}; the float file is kept")
+    return list_rows(record)
 
 
-def build_graph(encoder: Encoder, int8: Container[str] = (), *, levels: int = LEVELS) -> onnx.ModelProto:
-    """Return an encoder as an ONNX model, float32 but for the matrices named in `int8`.
-
-    Raises InputError: a module behind the transformer, a pooling or an activation that has no ONNX form here.
-    """
-    return write_graph(Graph(int8, levels=levels), encoder)
+def find_benchmark(data: Path) -> Path:
+    """Return the folder of encodechka's files, checked."""
+    settings = {"data": str(data), "tasks": SENTENCE_TASKS}
+    return find_data(config.build_settings(config.Encodechka, settings, origin="--data"), data)
 
 
-def list_matrices(encoder: Encoder) -> list[str]:
-    """Return the names of all matrices that can be int8, word embeddings first, then layer by layer."""
-    graph = Graph()
-    write_graph(graph, encoder)
-    return graph.matrices
-
-
-def write_graph(graph: Graph, encoder: Encoder) -> onnx.ModelProto:
-    hidden = embed_pieces(graph, encoder)
-    heads = count_heads(encoder.transformer)
-    for number, layer in enumerate(find_layers(encoder.transformer)):
-        hidden = run_layer(graph, encoder, layer, number, heads[number], hidden)
-    tokens = graph.add("Identity", hidden, outputs=["last_hidden_state"])
-    sentence = read_out(graph, encoder, tokens)
-    graph.add("Identity", sentence, outputs=["sentence_embedding"])
-    sizes = {"last_hidden_state": ["B", "T", encoder.transformer.config.hidden_size]}
-    sizes["sentence_embedding"] = ["B", encoder.dimension]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "secateur",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "T"]) for name in INPUTS],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in sizes.items()],
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, FUSED_OPSET)],
-        producer_name="secateur",
-        ir_version=IR,
-    )
-    onnx.checker.check_model(model)
-    return model
-
-
-def embed_pieces(graph: Graph, encoder: Encoder) -> str:
-    """Write the embeddings: pieces, positions (which begin behind the padding's in the RoBERTa family), LayerNorm."""
-    transformer = encoder.transformer
-    weights = transformer.state_dict()
-    words = transformer.get_input_embeddings()
-    found = graph.look_up("words", cast(Tensor, words.weight), "input_ids")
-    if isinstance(words, LowRankEmbedding):
-        found = graph.multiply(found, "words.widen", words.widen.weight.T)
-    positions = weights["embeddings.position_embeddings.weight"]
-    types = weights.get("embeddings.token_type_embeddings.weight")
-    positions = positions if types is None else positions + types[0]  # every piece is of type 0
-    table = graph.weight("positions", positions)
-    if modeling.stock_type(transformer.config) in ("roberta", "xlm-roberta", "camembert"):
-        padding = graph.weight("padding", np.array(transformer.config.pad_token_id, np.int64))
-        real = graph.add("Cast", graph.add("Not", graph.add("Equal", "input_ids", padding)), to=TensorProto.INT64)
-        counted = graph.add("CumSum", real, graph.weight("axis", np.array(1, np.int64)))
-        places = graph.add("Add", graph.add("Mul", counted, real), padding)
+def settle(model: str, out: Path | None) -> tuple[Path, Encoder]:
+    """Return the folder to write in, and its encoder; with `out` a copy of the model is made there."""
+    folder = Path(model)
+    if out is None and not folder.is_dir():
+        raise InputError(f"{model}: no such folder; --out names one for the copy of a hub's model")
+    encoder = load_encoder(config.Teacher(model=model, max_length=UNLIMITED))
+    build_graph(encoder)  # what has no ONNX form is said before anything is written
+    if out is None:
+        return folder, encoder
+    if folder.is_dir():
+        with whole_folder(out) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", PARITY))
     else:
-        shape = graph.add("Shape", "input_ids", start=1, end=2)
-        length = graph.add("Squeeze", shape)
-        zero, one = (graph.weight(f"range.{value}", np.array(value, np.int64)) for value in (0, 1))
-        places = graph.add("Range", zero, length, one)
-    norm = transformer.get_submodule("embeddings.LayerNorm")
-    return normalise(
-        graph, graph.add("Add", found, graph.add("Gather", table, places)), cast(nn.LayerNorm, norm), "words"
-    )
+        save_encoder(encoder, out)
+    return out, encoder
 
 
-def normalise(graph: Graph, values: str, norm: nn.LayerNorm, name: str) -> str:
-    gain, bias = graph.weight(f"{name}.gain", norm.weight), graph.weight(f"{name}.norm_bias", norm.bias)
-    return graph.add("LayerNormalization", values, gain, bias, axis=-1, epsilon=norm.eps)
+def check_tokenizer(encoder: Encoder, folder: Path, texts: Texts) -> None:
+    """Raise InputError if tokenizer.json alone does not read sentences as the loaded tokenizer does."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the ONNX files are used with it")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(encoder.max_length)
+    tokenizer.no_padding()
+    ours = [each.ids for each in tokenizer.encode_batch_fast(texts.calibration)]
+    for sentence, own, expected in zip(texts.calibration, ours, tokenize(encoder, texts.calibration), strict=True):
+        if own != expected:
+            raise InputError(f"{path}: reads {sentence!r} in other word pieces than the model's tokenizer")
 
 
-def run_layer(graph: Graph, encoder: Encoder, layer: nn.Module, number: int, heads: int, hidden: str) -> str:
-    """Write one layer: attention and FFN, each added to what it read and normalised."""
-    names = layer_names(encoder.transformer.config)
-    where = f"layer.{number}"
-    output, contract = find_linear(layer, names.attention_output), find_linear(layer, names.contract)
-    attended = None
-    if heads:
-        attended = attend(graph, encoder, layer, where, heads, hidden)
-        attended = graph.multiply(attended, f"{where}.attention.output", output.weight.T)
-    norm = cast(nn.LayerNorm, layer.get_submodule(names.attention_norm))
-    hidden = add_and_normalise(graph, hidden, attended, output.bias, norm, f"{where}.attention")
-    expand = find_linear(layer, names.expand)
-    written = None
-    if expand.out_features:
-        written = graph.multiply(hidden, f"{where}.expand", expand.weight.T)
-        written = activate(graph, written, expand.bias, activation_name(encoder), where)
-        written = graph.multiply(written, f"{where}.contract", contract.weight.T)
-    norm = cast(nn.LayerNorm, layer.get_submodule(names.output_norm))
-    return add_and_normalise(graph, hidden, written, contract.bias, norm, f"{where}.ffn")
+@dataclass(frozen=True)
+class Made:
+    """An ONNX file that was kept."""
+
+    quality: Quality
+    int8: int  # matrices
+    kept_float: tuple[str, ...]  # matrices put back to float by the gate
+    levels: int | None
 
 
-def attend(graph: Graph, encoder: Encoder, layer: nn.Module, where: str, heads: int, hidden: str) -> str:
-    """Write the heads' contexts [B, T, heads * head size]: one matrix for query, key and value, fused attention."""
-    names = layer_names(encoder.transformer.config)
-    linears = [find_linear(layer, path) for path in (names.query, names.key, names.value)]
-    packed = np.concatenate([linear.weight.detach().float().cpu().numpy() for linear in linears]).T  # [H, 3C]
-    bias = np.concatenate([linear.bias.detach().float().cpu().numpy() for linear in linears])
-    width = heads * head_size(encoder.transformer.config)
-    read = graph.multiply(hidden, f"{where}.attention.packed", packed)
-    parts = [f"{where}.{part}" for part in ("query", "key", "value")]
-    graph.add("Split", read, graph.weight(f"{where}.split", np.array([width] * 3, np.int64)), outputs=parts, axis=-1)
-    mask = "mask32"
-    if mask not in {name for node in graph.nodes for name in node.output}:
-        graph.add("Cast", "attention_mask", outputs=[mask], to=TensorProto.INT32)
-    biases = graph.weight(f"{where}.attention.packed_bias", bias)
-    return graph.add("MultiHeadAttention", *parts, biases, mask, domain=FUSED, num_heads=heads)
-
-
-def add_and_normalise(
-    graph: Graph, hidden: str, change: str | None, bias: Tensor, norm: nn.LayerNorm, name: str
-) -> str:
-    """Write norm(hidden + change + bias); of a half layer without heads or neurons the bias is all there is."""
-    if change is None:
-        return normalise(graph, graph.add("Add", hidden, graph.weight(f"{name}.bias", bias)), norm, name)
-    weights = (graph.weight(f"{name}.gain", norm.weight), graph.weight(f"{name}.norm_bias", norm.bias))
-    added = graph.weight(f"{name}.bias", bias)
-    return graph.add("SkipLayerNormalization", change, hidden, *weights, added, domain=FUSED, epsilon=norm.eps)
-
-
-def activation_name(encoder: Encoder) -> str:
-    shape = encoder.transformer.config
-    return str(shape.activation if modeling.stock_type(shape) == "distilbert" else shape.hidden_act)
-
-
-def activate(graph: Graph, values: str, bias: Tensor, name: str, where: str) -> str:
-    added = graph.weight(f"{where}.expand.bias", bias)
-    if name == "gelu":
-        return graph.add("BiasGelu", values, added, domain=FUSED)
-    if name in ("gelu_new", "gelu_pytorch_tanh"):
-        return graph.add("FastGelu", values, added, domain=FUSED)
-    if name == "relu":
-        return graph.add("Relu", graph.add("Add", values, added))
-    raise InputError(f"export: the activation {name} has no ONNX form here")
-
-
-def read_out(graph: Graph, encoder: Encoder, tokens: str) -> str:
-    """Write pooling and what follows it, and scale to unit length."""
-    modules = list(encoder.model)[1:]
-    if encoder.uses_pooler:
-        pooler = cast(nn.Linear, encoder.transformer.get_submodule("pooler.dense"))
-        sentence = graph.add("Tanh", project(graph, first_token(graph, tokens), pooler, "pooler"))
-    elif isinstance(modules[0], Pooling):
-        sentence = pool(graph, tokens, cast(Pooling, modules.pop(0)))
-    else:
-        raise InputError(f"export: a {type(modules[0]).__name__} behind the transformer has no ONNX form here")
-    for number, module in enumerate(modules):
-        if isinstance(module, Dense):
-            sentence = project(graph, sentence, module.linear, f"dense.{number}")
-            kind = type(module.activation_function).__name__
-            if kind not in ("Identity", "Tanh", "ReLU"):
-                raise InputError(f"export: a Dense with the activation {kind} has no ONNX form here")
-            sentence = (
-                sentence if kind == "Identity" else graph.add(kind.capitalize() if kind == "ReLU" else kind, sentence)
+def write_float(encoder: Encoder, folder: Path, judge: Judge) -> Made:
+    with whole_file(folder / FILES["onnx"]) as temporary:
+        onnx.save(build_graph(encoder), str(temporary))
+        quality = judge.measure(temporary)
+        log.info("%s: differs from torch by %.1e at most", folder / FILES["onnx"], quality.max_difference)
+        if not quality.max_difference <= TOLERANCE:  # a NaN is none either
+            raise GateError(
+                f"{folder / FILES['onnx']}: differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}; "
+                "it is not kept"
             )
-        elif not isinstance(module, Normalize):
-            raise InputError(f"export: a {type(module).__name__} behind the pooling has no ONNX form here")
-    return graph.add("LpNormalization", sentence, axis=-1, p=2)
+    return Made(quality, 0, (), None)
 
 
-def pool(graph: Graph, tokens: str, pooling: Pooling) -> str:
-    if pooling.pooling_mode == "cls":
-        return first_token(graph, tokens)
-    if pooling.pooling_mode != "mean":
-        raise InputError(f"export: pooling {pooling.pooling_mode} has no ONNX form here")
-    last, middle = (graph.weight(name, np.array([axis], np.int64)) for name, axis in (("last", -1), ("middle", 1)))
-    mask = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=TensorProto.FLOAT), last)  # [B, T, 1]
-    total = graph.add("ReduceSum", graph.add("Mul", tokens, mask), middle, keepdims=0)
-    return graph.add("Div", total, graph.add("ReduceSum", mask, middle, keepdims=0))
+def write_int8(encoder: Encoder, folder: Path, judge: Judge, texts: Texts, gate: config.Gate) -> Made:
+    """Write the file with as many matrices in int8 as pass the gate; raise GateError where no file does."""
+    pairs = len(texts.calibration) // 2 if texts.pairs else 0
+    calibration = make_judge(encoder, texts.calibration, pairs, judge.threads)
+    search = Search(encoder, calibration, pick_levels(gate, read_processor().adds_int8_exactly))
+    # a few hundred sentences say little of retrieval: matrices are chosen by cosine, the file is judged by everything
+    int8, back = choose_int8(search, replace(gate, max_retrieval_loss=1.0))
+    while int8:
+        try:
+            return write_checked(search, int8, back, folder / FILES["onnx-int8"], judge, gate)
+        except GateError as error:
+            log.info("%s", error)
+        int8 = int8 if back else search.rank(int8)
+        more = max(1, len(back) // 4)
+        int8, back = int8[more:], [*back, *int8[:more]]
+    flaw = find_shortfall(search.measure(back[-1:]), calibration.torch, gate)
+    raise GateError(f"{back[-1]} alone in int8: {flaw}" if flaw else "too little stays in int8")
 
 
-def first_token(graph: Graph, tokens: str) -> str:
-    return graph.add("Gather", tokens, graph.weight("first", np.array(0, np.int64)), axis=1)
-
-
-def project(graph: Graph, values: str, linear: nn.Linear, name: str) -> str:
-    """Write values W^T + b."""
-    product = graph.multiply(values, name, linear.weight.T)
-    return product if linear.bias is None else graph.add("Add", product, graph.weight(f"{name}.bias", linear.bias))
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
+def write_checked(
+    search: Search, int8: Sequence[str], back: Sequence[str], path: Path, judge: Judge, gate: config.Gate
+) -> Made:
     with whole_file(path) as temporary:
-        onnx.save(model, str(temporary))
+        onnx.save(search.build(int8), str(temporary))
+        quality = judge.measure(temporary)
+        flaw = find_shortfall(quality, judge.torch, gate)
+        if flaw:
+            raise GateError(f"{len(int8)} matrices in int8, {len(back)} in float: {flaw}")
+    log.info("%s: cosine %.5f; %d matrices in int8, %d put back to float", path, quality.cosine, len(int8), len(back))
+    return Made(quality, len(int8), tuple(back), search.levels)
+
+
+def describe_export(
+    encoder: Encoder, folder: Path, texts: Texts, judge: Judge, made: Mapping[str, Made]
+) -> dict[str, Any]:
+    """Return what parity.json says: the machine, the sentences, each artefact's hash, size and quality."""
+    files = {path.relative_to(folder).as_posix(): hash_file(path) for path in list_hashed(folder)}
+    listed = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    artefacts: dict[str, Any] = {
+        "torch": {
+            "sha256": sha256(listed.encode()).hexdigest(),
+            "files": files,
+            "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            **describe_quality(judge.torch),
+        }
+    }
+    for name, each in made.items():
+        path = folder / FILES[name]
+        artefacts[FILES[name]] = {
+            "sha256": hash_file(path),
+            "bytes": path.stat().st_size,
+            **describe_quality(each.quality),
+        }
+        if each.levels is not None:
+            gate = {"int8_matrices": each.int8, "float_matrices": list(each.kept_float), "levels": each.levels}
+            artefacts[FILES[name]] |= gate
+    processor = read_processor()
+    return {
+        "secateur": __version__,
+        "versions": {name: version(name) for name in PACKAGES},
+        "processor": {"name": processor.name, "instructions": list(processor.instructions)},
+        "input": {
+            "max_length": min(encoder.max_length, count_positions(encoder.transformer)),
+            "pad_id": encoder.tokenizer.pad_token_id,
+        },
+        "model": {
+            "parameters": count_parameters(encoder),
+            "bytes_in_memory": count_bytes(encoder),
+            "dimension": encoder.dimension,
+        },
+        "judged_by": texts.origin,
+        "artefacts": artefacts,
+    }
+
+
+def list_hashed(folder: Path) -> list[Path]:
+    """Return the files of a model folder that its vectors depend on, by name; not what export writes."""
+    inside = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in HASHED]
+    own = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in own if path != folder / PARITY and path.relative_to(folder).parts[0] != "onnx"]
+
+
+def describe_quality(quality: Quality) -> dict[str, Any]:
+    plain = asdict(quality)
+    retrieval = {way: plain.pop(way) for way in ("en_ru", "ru_en")}
+    return plain if quality.en_ru is None else plain | {"retrieval": retrieval}
+
+
+def keep(record: Mapping[str, Any], folder: Path) -> None:
+    """Write parity.json, and what it says onto the card."""
+    write_json(folder / PARITY, record)
+    path = folder / "README.md"
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_text(path, update_card(old, record, name=folder.resolve().name))
+
+
+def score_artefacts(
+    folder: Path, made: Mapping[str, Made], data: Path, threads: int | None
+) -> dict[str, dict[str, Any]]:
+    """Return each artefact's own-vector scores on encodechka, read from disk as a user would."""
+    scores = {}
+    for backend in ("torch", *made):
+        encoder = SavedEncoder(folder, backend=backend, threads=threads)
+        own = score_encodechka(
+            encoder, data, tasks=SENTENCE_TASKS, own_only=True, progress=f"encodechka, {backend}"
+        ).own
+        known = {task: None if math.isnan(score) else score for task, score in own.items()}
+        scores[FILES.get(backend, backend)] = {"mean_s": mean_s(own), "encodechka": known}
+    return scores
+
+
+def list_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each artefact: its name, MB on disk and what was measured."""
+    rows = []
+    for name, each in record["artefacts"].items():
+        row = {"artefact": name, "mb": each["bytes"] / 1e6, "cosine": each["cosine"], "low": each["low_cosine"]}
+        row |= each.get("retrieval", {})
+        row |= {"mean_s": each["mean_s"]} if each.get("mean_s") is not None else {}
+        rows.append(row | {"difference": each["max_difference"]})
+    return rows

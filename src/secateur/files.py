@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,3 +48,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
             os.replace(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,9 +2,11 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -12,8 +14,9 @@ from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import InputError
 from secateur.cost import count_bytes, count_parameters
-from secateur.encoder import computing_in, embed, load_encoder
-from secateur.files import write_json
+from secateur.encoder import computing_in, load_encoder
+from secateur.files import whole_file, write_json
+from secateur.inference import Encoder as SavedEncoder
 from secateur.leaderboard import Scores, dump_scores
 from secateur.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
 from secateur.report import format_benchmark, format_ranking
@@ -21,6 +24,8 @@ from secateur.scores import Benchmark
 from secateur.universal import UniversalSentenceEncoder
 
 log = logging.getLogger(__name__)
+
+SPOOLED = 2**26  # bytes of vectors held in memory before they go to a temporary file
 
 
 def infer(model: str, settings: config.Encodechka, *, on: Sequence[str], cache: Path, runs: Path, device: str) -> str:
@@ -79,11 +84,35 @@ def rank_models(
     return format_ranking(rank(standings))
 
 
+def infer_file(
+    model: str, settings: config.Encodechka, *, on: Sequence[str], cache: Path, runs: Path, backend: str, device: str,
+    threads: int | None,
+) -> str:  # fmt: skip
+    """Return an exported file's table for each benchmark of `on`: its own sentence vectors, no word tasks.
+
+    Raises InputError: no such file, not the one exported, or nothing to score it on.
+    """
+    encoder = SavedEncoder(model, backend=backend, threads=threads, device=device)
+    name = f"{Path(model).name}, {backend}"
+    tables = []
+    for each in on:
+        try:
+            benchmark = Benchmark(settings, find_data(settings, cache) if each == "encodechka" else None)
+        except DownloadError as error:
+            raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}") from None
+        scores = {name: benchmark.score(encoder, name=name)}
+        save_scores(scores, runs / Path(model).name / f"{each}-{backend}.json")
+        tables.append(format_benchmark(scores))
+    return "\n\n".join(tables)
+
+
+REMEDY = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"
+
+
 def kept_table(path: Path, error: DownloadError) -> str:
-    remedy = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"
     if not path.is_file():
-        raise InputError(f"encodechka cannot be scored: {error}; {remedy}")
-    log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, remedy)
+        raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}")
+    log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, REMEDY)
     return path.read_text(encoding="utf-8").rstrip()
 
 
@@ -111,12 +140,40 @@ def last_model(runs: Path, models: Path) -> str:
     return str(models / max(ended, key=lambda path: path.stat().st_mtime).parent.name)
 
 
-def encode_lines(model: str, source: BinaryIO, out: BinaryIO, *, batch_size: int, device: str) -> int:
-    """Write the unit vector of each line as a float32 .npy array [lines, dimension]; return how many."""
-    encoder = load_encoder(config.Teacher(model=model), device=device)
-    sentences = [read_line(number, line) for number, line in enumerate(source, start=1)]
-    np.save(out, embed(encoder, sentences, batch_size=batch_size, progress="encode"))
-    return len(sentences)
+def encode_lines(encoder: SavedEncoder, source: BinaryIO, out: Path | BinaryIO) -> int:
+    """Write the unit vector of each line of UTF-8 text as a float32 .npy array [lines, dimension]; return how many.
+
+    The input may be larger than memory. An .npy begins with its number of rows, so a stream gets the array when the
+    last line is read, until then kept in a temporary file (in TMPDIR). Raises InputError for a line that is no text:
+    nothing is written then.
+    """
+    sentences = (read_line(number, line) for number, line in enumerate(source, start=1))
+    if isinstance(out, Path):
+        with whole_file(out) as temporary, temporary.open("wb") as file:
+            return write_vectors(encoder, sentences, file)
+    with SpooledTemporaryFile(max_size=SPOOLED) as spool:
+        count = write_vectors(encoder, sentences, cast(BinaryIO, spool))
+        spool.seek(0)
+        shutil.copyfileobj(spool, out)
+    out.flush()
+    return count
+
+
+def write_vectors(encoder: SavedEncoder, sentences: Iterable[str], file: BinaryIO) -> int:
+    """Write an .npy whose header is put right at the end: NumPy leaves room in it for a longer first axis."""
+    count = 0
+    write_header(file, count, encoder.dimension)
+    for vectors in encoder.stream(sentences, progress="encode"):
+        file.write(vectors.tobytes())
+        count += len(vectors)
+    file.seek(0)
+    write_header(file, count, encoder.dimension)
+    return count
+
+
+def write_header(file: BinaryIO, rows: int, dimension: int) -> None:
+    header = {"descr": np.dtype(np.float32).newbyteorder("<").str, "fortran_order": False, "shape": (rows, dimension)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def read_line(number: int, line: bytes) -> str:

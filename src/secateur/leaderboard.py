@@ -1,8 +1,10 @@
 """What encodechka's scores are worth: one model's scores, their mean, and the published rows beside them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 SENTENCE_TASKS = ("STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX")  # Mean S is their mean
 WORD_TASKS = ("NE1", "NE2")
@@ -34,6 +36,8 @@ class Scores:
     tasks: dict[str, dict[str, float]]
     benchmark: str = "encodechka"  # or probe
     interval: tuple[float, float] | None = None  # 95%, of the mean of the own vector's sentence tasks
+    # of the own vector by task, the items drawn anew, the same for every encoder; not part of what is dumped
+    draws: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def own(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from secateur.benchmark_data import Examples, Part, read_examples
 from secateur.config import InputError
-from secateur.encodechka import SentenceEncoder, bootstrap_mean, score_examples, take_scores
+from secateur.encodechka import SentenceEncoder, bootstrap, score_examples, take_scores
 from secateur.leaderboard import SENTENCE_TASKS, Scores
 from secateur.teachers import VectorSource
 
@@ -86,9 +86,10 @@ def score_probe(
     started = time.monotonic()
     parts = {task: read_parts(folder, task) for task in tasks if task in PARTS}
     outcomes = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
-    low, high = np.quantile(bootstrap_mean(outcomes), [0.025, 0.975])
+    draws = bootstrap(outcomes)
+    low, high = np.nanquantile(sum(draws.values()) / len(draws), [0.025, 0.975])
     log.info("probe: %d tasks in %.0f s", len(outcomes), time.monotonic() - started)
-    return Scores(take_scores(outcomes), benchmark="probe", interval=(float(low), float(high)))
+    return Scores(take_scores(outcomes), benchmark="probe", interval=(float(low), float(high)), draws=draws)
 
 
 def read_parts(folder: Path, task: str) -> list[Examples]:

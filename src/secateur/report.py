@@ -1,4 +1,4 @@
-"""A run in words, tables and pictures: the stage table, the benchmark table, the saliency heat map, the model card."""
+"""A run in words, tables and pictures: the stage table, the benchmark table, a family's costs, the model card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from secateur.budget import Frame, Plan, count_parameters
 from secateur.config import Budget, Experiment, Making, Run, dump_run
+from secateur.cost import BATCH, Timing
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.ranking import Ranking
-from secateur.saliency import Saliency
-from secateur.selection import Kept
 from secateur.trimming import Coverage
 
 matplotlib.use("Agg")
@@ -35,6 +33,48 @@ def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
     header = [title for title, _ in STAGE_COLUMNS.values()]
     cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
     return format_table([header, *cells])
+
+
+ARTEFACT_COLUMNS = {
+    "artefact": ("artefact", "{}"),
+    "mb": ("MB", "{:.1f}"),
+    "difference": ("largest difference", "{:.1e}"),
+    "cosine": ("cosine", "{:.5f}"),
+    "low": ("1st percentile", "{:.5f}"),
+    "en_ru": ("en→ru", "{:.4f}"),
+    "ru_en": ("ru→en", "{:.4f}"),
+    "mean_s": ("Mean S", "{:.4f}"),
+}
+
+
+def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
+    header = [title for title, _ in ARTEFACT_COLUMNS.values()]
+    columns = ARTEFACT_COLUMNS.items()
+    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns] for row in rows]
+    return format_table([header, *cells])
+
+
+def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:
+    """Return the costs of models beside each other, and how the times were taken."""
+    devices = list(dict.fromkeys(device for row in rows for device in row["times"]))
+    header = ["model", "backend", "parameters", "MB on disk", "in memory", "GFLOPs"]
+    header += [title for device in devices for title in (f"ms, {device}", "p95", "sentences/s")]
+    cells = [header]
+    for row in rows:
+        memory = "-" if row["memory"] is None else f"{row['memory'] / 1e6:.1f}"
+        line = [row["model"], row["backend"], f"{row['parameters']:,}", f"{row['disk'] / 1e6:.1f}", memory]
+        line.append(f"{row['flops'] / 1e9:.3f}")
+        for device in devices:
+            times = row["times"].get(device)
+            forms = {"ms": "{:.2f}", "p95": "{:.2f}", "per_second": "{:.0f}"}
+            line += [form.format(times[key]) if times else "-" for key, form in forms.items()]
+        cells.append(line)
+    note = (
+        f"{timing.length} word pieces a sentence; ms and p95 (95th percentile) at batch 1, {timing.repeats} runs after "
+        f"{timing.warmup} of warm-up; sentences/s at batch {BATCH}, median of {timing.batches}; models take turns"
+    )
+    return f"{format_table(cells)}\n{note}"
 
 
 def format_benchmark(scores: Mapping[str, Scores]) -> str:
@@ -137,29 +177,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def draw_saliency(saliency: Saliency, kept: Kept) -> Figure:
-    """Draw head saliency, layers x heads, cut heads crossed; below it each layer's sorted neuron saliency."""
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    upper, lower = figure.subplots(2, 1)
-    width = max(len(layer) for layer in saliency.heads)
-    grid = np.full((len(saliency.heads), width), np.nan)
-    for number, layer in enumerate(saliency.heads):
-        grid[number, : len(layer)] = layer.numpy()
-    image = upper.imshow(grid, aspect="auto", cmap="viridis")
-    for number, layer in enumerate(saliency.heads):
-        for head in set(range(len(layer))) - set(kept.heads[number]):
-            upper.plot(head, number, marker="x", color="white", markersize=8)
-    upper.set(title="head saliency (cut heads crossed)", xlabel="head", ylabel="layer")
-    upper.set_xticks(range(width))
-    upper.set_yticks(range(len(grid)))
-    figure.colorbar(image, ax=upper)
-    for number, layer in enumerate(saliency.neurons):
-        lower.plot(np.sort(layer.numpy())[::-1], label=f"layer {number}: {len(kept.neurons[number])} kept")
-    lower.set(title="neuron saliency, sorted", xlabel="rank in its layer", ylabel="saliency", yscale="log")
-    lower.legend(fontsize=8)
-    return figure
 
 
 def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from secateur import config
 from secateur.config import InputError, Run, build_run, dump_run
 from secateur.corpus import Pairs
 from secateur.distillation import find_checkpoint
-from secateur.files import write_json, write_text
+from secateur.drift import Drift, save_drift
+from secateur.figures import draw_figures
+from secateur.files import whole_file, write_json, write_text
 from secateur.leaderboard import Scores, dump_scores
+from secateur.page import write_page
+from secateur.record import Record, read_record
 from secateur.report import format_benchmark, format_stages
 from secateur.scores import name_scores
 from secateur.tracking import RunLog
@@ -77,7 +83,7 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
     """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
     count = min(settings.steps * settings.batch_size, len(pairs))
-    return Pairs(pairs.en[:count], pairs.ru[:count], pairs.source[:count], pairs.paired[:count])
+    return pairs.take(range(count))
 
 
 def find_step(run: Path) -> int | None:
@@ -88,13 +94,18 @@ def find_step(run: Path) -> int | None:
 def keep_results(
     rows: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Scores],
+    drift: Drift,
     places: Places,
     run_log: RunLog,
     *,
     student: Path,
     step: int,
 ) -> None:
-    """Keep, report and print a run's tables; `student` is its folder, the last row and the last scores are its own."""
+    """Keep, report and print a run's tables, and make its page; `student` is its folder, the last row, the last scores
+    and the last stage of `drift` are its own.
+    """
+    save_drift(drift, places.run / "drift.json")
+    save_draws(scores, places.run / "draws.npz")
     record = {"step": step, "stages": rows, "benchmark": {name: dump_scores(of) for name, of in scores.items()}}
     write_json(places.run / "scores.json", record)
     text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
@@ -106,3 +117,26 @@ def keep_results(
     run_log.model(student)
     log.info("the student is in %s", student)
     print(f"\n{text}")
+    keep_page(places.run, run_log)
+
+
+def save_draws(scores: Mapping[str, Scores], path: Path) -> None:
+    """Write what scores came to on items drawn anew, an array `encoder/task` each."""
+    draws = {f"{name}/{task}": drawn for name, each in scores.items() for task, drawn in each.draws.items()}
+    if draws:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **draws)
+
+
+def keep_page(run: Path, run_log: RunLog) -> None:
+    """Write report.html from the record and hand its pictures to the log."""
+    record = read_record(run)
+    log_figures(record, run_log)
+    write_page([record], run / "report.html")
+    log.info("the report is %s", run / "report.html")
+
+
+def log_figures(record: Record, run_log: RunLog) -> None:
+    """Hand a record's pictures to the log."""
+    for title, figure in draw_figures(record).items():
+        run_log.figure(title, figure)

@@ -14,13 +14,14 @@ from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import Run
 from secateur.corpus import ParallelCorpus
 from secateur.cost import count_bytes, count_parameters, time_encoders
+from secateur.drift import Drift
 from secateur.encodechka import score_encodechka
 from secateur.encoder import Encoder, computing_in, embed
 from secateur.leaderboard import SENTENCE_TASKS, Scores, mean_s
 from secateur.probe import score_probe
 from secateur.teachers import VectorSource
 from secateur.tracking import RunLog
-from secateur.validation import validate
+from secateur.validation import compare, validate
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,24 @@ def judge(held_out: HeldOut, batch_size: int) -> Callable[[Encoder], dict[str, f
     return score
 
 
-def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Run) -> list[dict[str, Any]]:
-    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways."""
-    score = judge(held_out, experiment.validation.batch_size)
+def compare_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Run) -> Drift:
+    """Return where each stage's vectors of the held-out sentences lie, beside the teacher's."""
+    vectors = {"teacher": (held_out.teacher_en, held_out.teacher_ru)}
+    for name, encoder in encoders.items():
+        both = embed(encoder, [*held_out.en, *held_out.ru], batch_size=experiment.validation.batch_size)
+        vectors[name] = (both[: len(held_out.en)], both[len(held_out.en) :])
+    own = (held_out.teacher_en, held_out.teacher_ru)
+    return Drift(held_out.en, held_out.ru, {name: compare(*each, *own) for name, each in vectors.items()})
+
+
+def score_stages(
+    encoders: dict[str, Encoder], held_out: HeldOut, experiment: Run, drift: Drift | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways.
+
+    What `compare_stages` found is not measured again.
+    """
+    drift = drift or compare_stages(encoders, held_out, experiment)
     timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
     milliseconds = time_encoders(list(encoders.values()), timed)
     return [
@@ -80,7 +96,7 @@ def score_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: Ru
             "parameters": count_parameters(encoder),
             "mb": count_bytes(encoder) / 1e6,
             "ms": ms,
-            **score(encoder),
+            **asdict(drift.stages[name].means),
         }
         for (name, encoder), ms in zip(encoders.items(), milliseconds, strict=True)
     ]

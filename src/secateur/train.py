@@ -1,7 +1,8 @@
 """One run from recipe to saved student: the stages in order, each saying what it did and how long it took.
 
-What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, plan.json, kept.json, metrics.jsonl,
-checkpoints/, scores.json, table.txt), models/NAME-pruned/ (cut and repaired) and models/NAME/ (distilled).
+What a run leaves: experiments/NAME/ (recipe.json, saliency.safetensors, whole.json, plan.json, kept.json,
+metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz, table.txt, report.html), models/NAME-pruned/ (cut and
+repaired) and models/NAME/ (distilled).
 """
 
 import logging
@@ -36,14 +37,16 @@ from secateur.planning import (
     shrink,
     shrink_nested,
 )
+from secateur.record import read_record
 from secateur.repair import repair
-from secateur.report import draw_family, draw_saliency, format_coverage, format_plan, format_stages, write_card
-from secateur.runs import Places, find_step, keep_results, open_run, rows_to_train, stage
+from secateur.report import draw_family, format_coverage, format_plan, format_stages, write_card
+from secateur.runs import Places, find_step, keep_results, log_figures, open_run, rows_to_train, stage
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
 from secateur.scores import (
     Benchmark,
     HeldOut,
     benchmark_curve,
+    compare_stages,
     embed_held_out,
     find_benchmark,
     judge,
@@ -89,7 +92,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         else:
             with state.main_process_first():
                 shrunk = cut(grounds, plan, places, resume=resume or not state.is_main_process)
-        run_log.figure("saliency", draw_saliency(grounds.saliency, shrunk.kept))
+        log_figures(read_record(places.run), run_log)
         with stage("distillation"):
             callbacks = benchmark_curve(benchmark, experiment, run_log)
             result = training.run(shrunk.repaired, places.run, resume=step is not None, callbacks=callbacks)
@@ -144,7 +147,7 @@ def survey(
         else:
             saliency = measure(teacher, corpus, experiment)
             save_saliency(saliency, path)
-    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment)
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment)
 
 
 def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Saliency:
@@ -162,7 +165,9 @@ def draw_up(grounds: Grounds, places: Places, *, resume: bool) -> Plan:
         return TypeAdapter(Plan).validate_json(path.read_bytes())
     with stage("plan"):
         plan = make_plan(grounds, progress="cuts tried")
-    log.info(format_plan(plan, describe(grounds.teacher)))
+    frame = describe(grounds.teacher)
+    log.info(format_plan(plan, frame))
+    write_json(places.run / "whole.json", asdict(frame.whole))
     write_json(path, asdict(plan))
     return plan
 
@@ -245,11 +250,12 @@ def finish(
 ) -> None:
     """Save the student, score every stage, print and keep the tables."""
     with stage("scores"):
-        rows = score_stages(encoders, held_out, experiment)
+        drift = compare_stages(encoders, held_out, experiment)
+        rows = score_stages(encoders, held_out, experiment, drift)
         scores = score_benchmark(encoders, benchmark)
     folder = places.models / experiment.name
     save_encoder(encoders["distilled"], folder, card=write_card(experiment, rows, scores))
-    keep_results(rows, scores, places, run_log, student=folder, step=step)
+    keep_results(rows, scores, drift, places, run_log, student=folder, step=step)
 
 
 def cut_vocabulary(model: str, files: Mapping[str, Path], size: int, out: Path, *, fold: bool) -> str:
@@ -286,7 +292,7 @@ def prepare(experiment: Experiment, cache: Path) -> tuple[Grounds, HeldOut]:
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
         saliency = measure(teacher, corpus, experiment)
-    return Grounds(teacher, saliency, corpus.train, judged_sentences(held_out), experiment), held_out
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment), held_out
 
 
 def prune_family(

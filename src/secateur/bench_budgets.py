@@ -1,0 +1,180 @@
+"""What plans promise and what they come to, measured: LaBSE-en-ru's shape cut tenfold, and predicted milliseconds.
+
+`labse` draws an encoder of LaBSE-en-ru's exact shape at random (128.3M parameters; what costs depend on is the shape),
+cuts it to 12.8M by `secateur prune` in a process of its own, and loads what comes out in stock classes. `latency` plans
+six budgets in milliseconds for a teacher, cuts to each and times all of them and the teacher in turn.
+`python -m secateur.bench_budgets [labse] [latency]`
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from secateur import config
+from secateur.budget import Limits, describe
+from secateur.config import build_experiment
+from secateur.corpus import Pairs
+from secateur.cost import count_parameters, time_encoders
+from secateur.encoder import load_encoder
+from secateur.planning import MARGIN, Grounds, look_ahead, shrink
+from secateur.saliency import measure_saliency
+
+LABSE = {"vocab_size": 55_083, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+         "intermediate_size": 3_072, "max_position_embeddings": 512}  # fmt: skip
+LIMIT = 12_800_000
+LETTERS = {"en": "abcdefghijklmnopqrstuvwxyz", "ru": "абвгдежзийклмнопрстуфхцчшщъыьэюя"}
+BUDGETS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.12)  # of the teacher's milliseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m secateur.bench_budgets", description=__doc__)
+    parser.add_argument("checks", nargs="*", choices=(*CHECKS, []), help="all of them where none is named")
+    parser.add_argument("--model", default="models/teacher-mini-en-ru", help="the teacher of `latency`")
+    options = parser.parse_args()
+    for name in options.checks or CHECKS:
+        print(json.dumps({name: CHECKS[name](options.model)}, indent=2))
+
+
+def cut_labse(_: str = "") -> dict[str, Any]:
+    """Return what `secateur prune --max-params 12.8M` took and gave on LaBSE-en-ru's shape."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_labse(folder / "teacher")
+        write_pairs(folder / "pairs.tsv", count=4_000)
+        words = [sys.executable, "-m", "secateur.cli", "prune", str(folder / "teacher"), "--pooling", "pooler"]
+        words += ["--pairs", str(folder / "pairs.tsv"), "--max-params", str(LIMIT), "--out", str(folder / "student")]
+        seconds, peak = run_measured(words)
+        teacher = load_encoder(config.Teacher(model=str(folder / "teacher"), pooling="pooler"))
+        student = load_encoder(config.Teacher(model=str(folder / "student")))
+        whole, kept = (asdict(describe(encoder).whole) for encoder in (teacher, student))
+        return {
+            "parameters": {"teacher": count_parameters(teacher), "student": count_parameters(student), "limit": LIMIT},
+            "sizes": {axis: [whole[axis], kept[axis]] for axis in whole},
+            "seconds": round(seconds, 1),
+            "peak GiB": round(peak / 2**30, 2),
+            "vectors of stock classes alone": load_alone(folder / "student"),
+        }
+
+
+def draw_labse(folder: Path) -> None:
+    """Write a BERT of LaBSE-en-ru's shape with random weights, and a WordPiece vocabulary of made-up words for it."""
+    torch.manual_seed(0)
+    BertModel(BertConfig(**LABSE)).save_pretrained(folder)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [letter for alphabet in LETTERS.values() for letter in alphabet]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    en, ru = make_words()
+    pieces += [word for pair in zip(en, ru, strict=True) for word in pair][: LABSE["vocab_size"] - len(pieces)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    BertTokenizer(vocab=vocabulary, strip_accents=False, model_max_length=512).save_pretrained(folder)
+
+
+def make_words(count: int = 28_000) -> tuple[list[str], list[str]]:
+    """Return as many made-up words of each alphabet, in the order of their rank."""
+    generator = np.random.default_rng(0)
+    both = []
+    for alphabet in LETTERS.values():
+        words: dict[str, None] = {}
+        while len(words) < count:
+            words["".join(generator.choice(list(alphabet), generator.integers(3, 10)))] = None
+        both.append(list(words))
+    return both[0], both[1]
+
+
+def write_pairs(path: Path, *, count: int) -> None:
+    """Write pairs of 4 to 20 words each, drawn by Zipf's law, word for word of the same rank in both languages."""
+    generator = np.random.default_rng(1)
+    en, ru = (np.array(words) for words in make_words())
+    shares = 1 / np.arange(1, len(en) + 1)
+    with path.open("w", encoding="utf-8") as file:
+        for length in generator.integers(4, 21, size=count):
+            ranks = generator.choice(len(en), length, p=shares / shares.sum())
+            file.write(f"{' '.join(en[ranks])}\t{' '.join(ru[ranks])}\n")
+
+
+def run_measured(words: list[str]) -> tuple[float, int]:
+    """Return the seconds and the peak resident bytes of a command; raise RuntimeError where it fails."""
+    started = time.monotonic()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: {' '.join(words)}")
+    return time.monotonic() - started, 1024 * usage.ru_maxrss
+
+
+def load_alone(folder: Path) -> list[int]:
+    """Return the shape of two vectors from sentence-transformers in a process that never imports secateur."""
+    program = (
+        "import sys; from sentence_transformers import SentenceTransformer as S; "
+        "v = S(sys.argv[1], trust_remote_code=True, device='cpu').encode(['one', 'two']); "
+        "assert not any(name.split('.')[0] == 'secateur' for name in sys.modules); print(*v.shape)"
+    )
+    words = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return [int(word) for word in done.stdout.split()]
+
+
+def check_latency(model: str) -> dict[str, Any]:
+    """Return predicted and measured milliseconds of six budgets, each as a share of the teacher's."""
+    teacher = load_encoder(config.Teacher(model=model))
+    en, ru = probe_pairs()
+    experiment = build_experiment(
+        {
+            "name": "latency",
+            "teacher": {"model": model},
+            "corpus": {"files": ["-"]},
+            "saliency": {"pairs": 256},
+            "budget": {"ms": 1.0},
+            "repair": {"sentences": 300},
+            "distillation": {"steps": 0, "batch_size": 1, "learning_rate": 0.0},
+        },
+        origin="bench",
+    )
+    pairs = Pairs(en, ru, ["probe"] * len(en), [True] * len(en))
+    saliency = measure_saliency(teacher, pairs, experiment.saliency, seed=0)
+    grounds = Grounds(teacher, saliency, pairs, [*en[:100], *ru[:100]], experiment)
+    (whole,) = time_encoders([teacher], ru[:60])
+    limits = [Limits(ms=share * whole) for share in BUDGETS]
+    outlook = look_ahead(grounds, limits)
+    assert outlook.times is not None, "milliseconds are limited"
+    plans = [outlook.solve(Limits(ms=(limit.ms or 0) * (1 - MARGIN))) for limit in limits]
+    students = [shrink(grounds, plan.sizes, sentences=0).repaired for plan in plans]
+    measured = time_encoders([teacher, *students], [*ru[60:160], *en[60:160]])
+    predicted = outlook.times.predict(outlook.frame.whole, outlook.frame)
+    rows = [
+        {
+            "limit, ms": round(limit.ms or 0, 3),
+            "measured, ms": round(ms, 3),
+            "predicted ratio": round((plan.ms or 0) / predicted, 4),
+            "measured ratio": round(ms / measured[0], 4),
+            "off by": round((plan.ms or 0) / predicted / (ms / measured[0]) - 1, 4),
+        }
+        for limit, plan, ms in zip(limits, plans, measured[1:], strict=True)
+    ]
+    return {"teacher, ms": round(measured[0], 3), "margin": MARGIN, "threads": torch.get_num_threads(), "budgets": rows}
+
+
+def probe_pairs() -> tuple[list[str], list[str]]:
+    """Return sentences of the package's own probe, premises beside hypotheses: a text of real lengths."""
+    from secateur.probe import FOLDER, read_parts
+
+    (examples,) = read_parts(FOLDER, "NLI")
+    return examples.texts[0], examples.texts[1]
+
+
+CHECKS = {"labse": cut_labse, "latency": check_latency}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,370 @@
+"""A run's pictures: saliency, what was cut, losses, validation, quality against cost, drift.
+
+The page and ClearML show the same ones. What a pointer should be told about a shape is its gid, behind TIP.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from secateur.drift import Drift, name_lengths, split_by_length
+from secateur.leaderboard import Scores, mean_s
+from secateur.record import Record
+from secateur.report import pareto_front
+from secateur.saliency import Saliency
+from secateur.selection import Kept
+
+matplotlib.use("Agg")
+
+TIP = "tip:"
+INK, MUTED, GRID, FAINT = "#1b2420", "#5d6963", "#dde4df", "#e9efeb"
+SERIES = ("#2c7a4b", "#c9701a", "#3468ad", "#8f4896", "#b03a3a", "#6a7a1f")
+STAGES = {"teacher": MUTED, "pruned": "#b03a3a", "repaired": "#c9701a", "distilled": "#2c7a4b", "student": "#2c7a4b"}
+MAP = "viridis"
+WIDTH = 5.2  # inches
+STRIPS = 48  # that a layer's sorted neurons are drawn as
+POINTS = 240  # of a curve that are drawn
+
+LOSSES = {
+    "loss": "Loss, all terms weighed",
+    "similarity": "Similarity: Russian against English",
+    "output": "Output: student against teacher",
+}
+COSTS = {"ms": "milliseconds a sentence", "mb": "megabytes of weights"}
+DIRECTIONS = {"en_ru": "English to Russian", "ru_en": "Russian to English"}
+
+
+def draw_figures(record: Record) -> dict[str, Figure]:
+    """Return the pictures that a record has the numbers for, by title."""
+    figures: dict[str, Figure] = {}
+    if record.saliency is not None:
+        figures["head saliency"] = draw_heads(record.saliency, record.kept)
+        figures["neuron saliency"] = draw_neurons(record.saliency, record.kept)
+        if record.kept is not None:
+            figures["what was cut"] = draw_cut(record.saliency, record.kept)
+    for term, title in LOSSES.items():
+        if list(find_curves([record], f"train/{term}")):
+            figures[title] = draw_curves([record], {f"train/{term}": title})
+    if list(find_curves([record], "validation/cosine")):
+        figures["validation"] = draw_curves([record], {"validation/cosine": "cosine to the teacher"})
+        figures["validation, retrieval"] = draw_retrieval([record])
+    for cost, label in COSTS.items():
+        for quality, points in (("cosine", cosine_points([record], cost)), ("mean", mean_points([record], cost))):
+            if len(points) > 1:
+                figures[f"{quality} against {label}"] = draw_cost(points, label, QUALITIES[quality])
+    if record.drift is not None:
+        figures["drift by language"] = draw_languages(record.drift)
+        figures["drift by length"] = draw_lengths(record.drift)
+    return figures
+
+
+def make_figure(height: float) -> tuple[Figure, Axes]:
+    style = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+             "text.color": INK, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def draw_heads(saliency: Saliency, kept: Kept | None) -> Figure:
+    """Draw head saliency, layers x heads; cut heads are crossed."""
+    layers = [layer.numpy() for layer in saliency.heads]
+    width = max(map(len, layers))
+    figure, axes = make_figure(0.9 + 0.27 * len(layers))
+    scale = scale_logarithmically(np.concatenate(layers))
+    left = None if kept is None else keep_by_layer(kept, "heads", len(layers))
+    for number, layer in enumerate(layers):
+        for head, value in enumerate(layer):
+            is_cut = left is not None and head not in left[number]
+            fate = "" if left is None else ", cut" if is_cut else ", kept"
+            draw_cell(axes, head, number, 1, value, scale, f"layer {number}, head {head}: {value:.3g}{fate}")
+            if is_cut:
+                outline = [withStroke(linewidth=3.2, foreground="#00000088")]
+                axes.plot(head + 0.5, number + 0.5, "x", color="#ffffff", markersize=7, mew=1.6, path_effects=outline)
+    finish_map(figure, axes, scale, width, len(layers))
+    axes.set_xticks(np.arange(width) + 0.5, [str(head) for head in range(width)])
+    axes.set_xlabel("head")
+    return figure
+
+
+def draw_neurons(saliency: Saliency, kept: Kept | None) -> Figure:
+    """Draw each layer's neurons, the most salient to the left, in strips; a line stands where the cut fell."""
+    layers = [np.sort(layer.numpy())[::-1] for layer in saliency.neurons]
+    figure, axes = make_figure(0.9 + 0.27 * len(layers))
+    rows = [[float(part.mean()) for part in np.array_split(layer, min(STRIPS, len(layer)))] for layer in layers]
+    scale = scale_logarithmically(np.concatenate([*map(np.array, rows)]))
+    left = None if kept is None else keep_by_layer(kept, "neurons", len(layers))
+    for number, (layer, row) in enumerate(zip(layers, rows, strict=True)):
+        for place, value in enumerate(row):
+            share = 100 / len(row)
+            tip = f"layer {number}, neurons {place * share:.0f}% to {(place + 1) * share:.0f}% by rank: {value:.3g}"
+            draw_cell(axes, place * share, number, share, value, scale, tip)
+        if left is not None:
+            share = 100 * len(left[number]) / max(len(layer), 1)
+            outline = [withStroke(linewidth=4, foreground="#00000088")]
+            axes.plot([share] * 2, [number + 0.06, number + 0.94], color="#ffffff", lw=2, path_effects=outline)
+    finish_map(figure, axes, scale, 100, len(layers))
+    axes.set_xticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+    axes.set_xlabel("neurons of the layer, most salient first")
+    return figure
+
+
+def scale_logarithmically(values: np.ndarray) -> Normalize:
+    """Return a scale over the positive values; its lowest thousandth is all one colour."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive) or positive.min() == positive.max():
+        return Normalize(0, max(float(values.max(initial=0)), 1e-12))
+    return LogNorm(max(float(positive.min()), float(positive.max()) / 1000), float(positive.max()), clip=True)
+
+
+def draw_cell(axes: Axes, x: float, y: float, width: float, value: float, scale: Normalize, tip: str) -> None:
+    colour = matplotlib.colormaps[MAP](float(scale(value if value > 0 else scale.vmin or 0)))
+    gap = 0.05 if width == 1 else 0
+    seam = 0 if width == 1 else 0.15 * width  # strips overlap, or the card shines through between them
+    cell = Rectangle((x + gap, y + 0.06), width - 2 * gap + seam, 0.88, facecolor=colour, linewidth=0, gid=TIP + tip)
+    axes.add_patch(cell)
+
+
+def finish_map(figure: Figure, axes: Axes, scale: Normalize, width: float, height: int) -> None:
+    axes.set(xlim=(0, width), ylim=(height, 0), ylabel="layer")
+    axes.set_yticks(np.arange(height) + 0.5, [str(layer) for layer in range(height)])
+    axes.spines[:].set_visible(False)
+    values = np.geomspace(scale.vmin, scale.vmax, 33) if isinstance(scale, LogNorm) else np.linspace(0, scale.vmax, 33)
+    low, high = values[0], values[-1]
+    key = axes.inset_axes((0.62, 1.04, 0.38, 0.12 / max(0.27 * height, 0.3)))
+    for place, value in enumerate(values[:-1]):
+        colour = matplotlib.colormaps[MAP](float(scale(value)))
+        key.add_patch(Rectangle((place, 0), 1.05, 1, facecolor=colour, linewidth=0))
+    key.set(xlim=(0, 32), ylim=(0, 1), yticks=[], xticks=[])
+    key.spines[:].set_visible(False)
+    for place, words, side in ((0, f"{low:.1g} ", "right"), (32, f" {high:.1g}", "left")):
+        key.text(place, 0.5, words, ha=side, va="center", color=MUTED, fontsize=9.5)
+    key.set_xlim(-3, 38)
+
+
+def keep_by_layer(kept: Kept, axis: str, layers: int) -> list[tuple[int, ...]]:
+    """Return what each of the teacher's layers keeps of an axis; a layer that was cut keeps nothing."""
+    chosen = range(layers) if kept.layers is None else kept.layers
+    places = dict(zip(chosen, getattr(kept, axis), strict=True))
+    return [places.get(layer, ()) for layer in range(layers)]
+
+
+def draw_cut(saliency: Saliency, kept: Kept) -> Figure:
+    """Draw the share of heads and of neurons that each layer keeps."""
+    layers = len(saliency.heads)
+    figure, axes = make_figure(0.8 + 0.36 * layers)
+    for axis, colour, shift in (("heads", SERIES[0], -0.2), ("neurons", SERIES[2], 0.2)):
+        left = keep_by_layer(kept, axis, layers)
+        for number, whole in enumerate(getattr(saliency, axis)):
+            share = 100 * len(left[number]) / max(len(whole), 1)
+            tip = f"{TIP}layer {number}: {len(left[number]):,} of {len(whole):,} {axis} kept"
+            axes.barh(number + shift, 100, height=0.34, color=FAINT, gid=tip)
+            axes.barh(number + shift, share, height=0.34, color=colour, gid=tip, label="" if number else f"{axis} kept")
+    axes.set(xlim=(0, 100), ylim=(layers - 0.4, -0.6), ylabel="layer")
+    axes.set_yticks(range(layers), [str(layer) for layer in range(layers)])
+    axes.set_xticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+    axes.spines[:].set_visible(False)
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in (SERIES[0], SERIES[2])]
+    figure.legend(handles, ["heads kept", "neurons kept"], loc="outside upper right", ncols=2, **LEGEND)
+    return figure
+
+
+LEGEND: dict[str, Any] = {"frameon": False, "labelcolor": INK, "handlelength": 1.4, "columnspacing": 1.2}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run over the steps; `part` is empty, or the round of cuts that it was trained in."""
+
+    run: str
+    part: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def find_curves(records: Sequence[Record], name: str) -> Iterator[Curve]:
+    """Yield a metric's curves, a round's own for each round between cuts; values that are not finite are left out."""
+    pattern = re.compile(rf"(?:(round-\d+)/)?{re.escape(name)}")
+    for record in records:
+        parts: dict[str, list[tuple[int, float]]] = {}
+        for line in record.metrics:
+            for key, value in line.items():
+                found = pattern.fullmatch(key)
+                if found and value is not None:
+                    parts.setdefault(found[1] or "", []).append((line["step"], value))
+        for part, points in parts.items():
+            steps, values = zip(*points, strict=True)
+            yield Curve(record.name, part.replace("-", " "), np.array(steps), np.array(values))
+
+
+def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: Sequence[str] = ("-",)) -> Figure:
+    """Draw metrics over the steps, a colour for each run and, of several metrics, a line style for each."""
+    figure, axes = make_figure(2.7)
+    several = len(records) > 1
+    labels = 0
+    for number, (name, words) in enumerate(names.items()):
+        for curve in find_curves(records, name):
+            place = [record.name for record in records].index(curve.run) if several else number
+            known = [curve.run] if several else []
+            label = ", ".join([*known, *([curve.part] if curve.part else []), *([words] if len(names) > 1 else [])])
+            labels += bool(label)
+            draw_curve(axes, curve, label, words, colour=SERIES[place % len(SERIES)], style=styles[number])
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.margins(x=0.02)
+    if labels:
+        figure.legend(loc="outside upper right", ncols=1 if several and len(names) > 1 else 2, **LEGEND)
+    return figure
+
+
+def draw_curve(axes: Axes, curve: Curve, label: str, words: str, *, colour: str, style: str) -> None:
+    rows = np.unique(np.linspace(0, len(curve.steps) - 1, min(POINTS, len(curve.steps))).round().astype(int))
+    steps, values = curve.steps[rows], curve.values[rows]
+    faded = 0.45 if curve.part else 1
+    axes.plot(steps, values, style, color=colour, linewidth=1.8, alpha=faded, label=label or None)
+    for row in np.unique(np.linspace(0, len(rows) - 1, min(30, len(rows))).round().astype(int)):
+        tip = f"{label or words}, step {steps[row]}: {values[row]:.4f}"
+        axes.plot(steps[row], values[row], "o", color=colour, markersize=3.4, alpha=faded, gid=TIP + tip)
+
+
+def draw_retrieval(records: Sequence[Record]) -> Figure:
+    """Draw both directions of translation retrieval over the steps."""
+    names = {f"validation/{key}": words for key, words in DIRECTIONS.items()}
+    return draw_curves(records, names, styles=("-", "--"))
+
+
+@dataclass(frozen=True)
+class Point:
+    """An encoder of a run: what it costs, and its quality."""
+
+    label: str
+    stage: str
+    cost: float
+    quality: float
+
+
+QUALITIES = {"cosine": "cosine to the teacher", "mean": "mean of the tasks"}
+
+
+def cosine_points(records: Sequence[Record], cost: str) -> list[Point]:
+    """Return every stage's held-out cosine; what has no known cost is left out."""
+    return [
+        Point(name_stage(record, row["stage"], records), row["stage"], row[cost], row["cosine"])
+        for record in records
+        for row in record.stages
+        if cost in row
+    ]
+
+
+def mean_points(records: Sequence[Record], cost: str) -> list[Point]:
+    """Return the benchmark's mean of every stage that was scored on it, if all runs were scored on the same one."""
+    if len({each.benchmark for record in records for each in (record.scores or {}).values()}) != 1:
+        return []
+    points = []
+    for record in records:
+        for row in record.stages:
+            mean = mean_of((record.scores or {}).get(row["stage"]))
+            if mean is not None and cost in row:
+                points.append(Point(name_stage(record, row["stage"], records), row["stage"], row[cost], mean))
+    return points
+
+
+def mean_of(scores: Scores | None) -> float | None:
+    return None if scores is None else mean_s(scores.own)
+
+
+def name_stage(record: Record, stage: str, records: Sequence[Record]) -> str:
+    return stage if len(records) == 1 else f"{record.name}, {stage}"
+
+
+def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
+    """Draw quality against cost; a line, the Pareto front, joins what nothing beats in both."""
+    figure, axes = make_figure(3.1)
+    best = pareto_front([(point.cost, point.quality) for point in points])
+    axes.plot(*zip(*best, strict=True), color=SERIES[2], linewidth=1.4, label="Pareto front", zorder=1)
+    for point in points:
+        tip = f"{point.label}: {point.quality:.4f} at {point.cost:.4g} {cost}"
+        colour = STAGES.get(point.stage, INK)
+        axes.plot(point.cost, point.quality, "o", color=colour, markersize=7, gid=TIP + tip, zorder=3)
+    low, high = min(point.quality for point in points), max(point.quality for point in points)
+    room = max(high - low, 1e-3)
+    axes.set(xlim=(0, 1.18 * max(point.cost for point in points)), ylim=(low - 0.14 * room, high + 0.12 * room))
+    label_points(axes, points, room)
+    axes.set(xlabel=cost, ylabel=quality)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.legend(loc="lower left", **LEGEND)
+    return figure
+
+
+def label_points(axes: Axes, points: Sequence[Point], room: float) -> None:
+    """Write each point's label on the side with more room, moved down where it would cover the one above it."""
+    middle = axes.get_xlim()[1] / 2
+    taken: dict[str, list[tuple[float, float]]] = {"left": [], "right": []}
+    for point in sorted(points, key=lambda point: -point.quality):
+        side = "right" if point.cost < middle else "left"
+        height = point.quality
+        while any(abs(height - y) < 0.075 * room and abs(point.cost - x) < middle / 2 for x, y in taken[side]):
+            height -= 0.01 * room
+        taken[side].append((point.cost, height))
+        shift = 0.02 * middle * (1 if side == "right" else -1)
+        axes.text(
+            point.cost + 2.6 * shift, height, point.label, color=INK, fontsize=10, va="center",
+            ha="left" if side == "right" else "right",
+        )  # fmt: skip
+
+
+def draw_languages(drift: Drift) -> Figure:
+    """Draw how the student's cosines to the teacher are spread in each language."""
+    of = list(drift.stages.values())[-1]
+    figure, axes = make_figure(2.7)
+    low = float(np.quantile(np.concatenate([of.cosine_en, of.cosine_ru]), 0.002))
+    edges = np.linspace(min(low, 0.999), 1, 33)
+    for language, cosines, colour in (("English", of.cosine_en, SERIES[2]), ("Russian", of.cosine_ru, SERIES[1])):
+        counts, _ = np.histogram(np.clip(cosines, edges[0], edges[-1]), edges)
+        shares = 100 * counts / len(cosines)
+        axes.stairs(shares, edges, color=colour, linewidth=1.8, label=language)
+        axes.stairs(shares, edges, color=colour, fill=True, alpha=0.18)
+        tip = f"{TIP}{language}: mean {cosines.mean():.4f}"
+        axes.axvline(cosines.mean(), color=colour, linewidth=1.4, linestyle=":", gid=tip)
+    axes.set(xlabel="cosine to the teacher (dotted: the mean)", ylabel="% of sentences")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.legend(loc="upper left", **LEGEND)
+    return figure
+
+
+def draw_lengths(drift: Drift) -> Figure:
+    """Draw the student's mean cosine by the sentence's length, with 95% intervals."""
+    means = split_by_length(drift, list(drift.stages)[-1])
+    names = [name for name in name_lengths() if any(name in by_name for by_name in means.values())]
+    figure, axes = make_figure(2.7)
+    for (language, by_name), colour, shift in zip(means.items(), (SERIES[2], SERIES[1]), (-0.08, 0.08), strict=True):
+        places = [number for number, name in enumerate(names) if name in by_name]
+        found = [by_name[names[place]] for place in places]
+        axes.plot(np.array(places) + shift, [mean.value for mean in found], color=colour, lw=1.4, label=language)
+        for place, mean in zip(places, found, strict=True):
+            tip = f"{TIP}{language}, {names[place]} words: {mean.value:.4f}, {mean.count:,} sentences"
+            axes.plot([place + shift] * 2, [mean.low, mean.high], color=colour, linewidth=1.6)
+            axes.plot(place + shift, mean.value, "o", color=colour, markersize=5, gid=tip)
+    axes.set(xlabel="words in the sentence", ylabel="cosine to the teacher")
+    axes.set_xticks(range(len(names)), names)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=2, **LEGEND)
+    return figure

@@ -1,0 +1,366 @@
+"""What a page is made of: sections of pictures, tables and notes; numbers in words, with differences and intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from secateur.drift import Drift, Mean, average, find_worst, split_by_length
+from secateur.figures import keep_by_layer
+from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_s
+from secateur.record import Record
+
+WORST = 20  # sentences shown
+
+TASKS = {
+    "STS": "semantic similarity of pairs",
+    "PI": "paraphrases",
+    "NLI": "entailment",
+    "SA": "sentiment",
+    "TI": "toxicity",
+    "IA": "inappropriate topics",
+    "IC": "intents",
+    "ICX": "intents, learnt in English, asked in Russian",
+    "NE1": "entities in drug reviews",
+    "NE2": "entities in news",
+}
+AXES = {
+    "layers": "layers",
+    "heads": "attention heads, all layers",
+    "neurons": "FFN neurons, all layers",
+    "hidden": "hidden width",
+    "pieces": "word pieces",
+    "rank": "rank of the word pieces' vectors",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows; `value` is what it is sorted by, `tone` good, bad or nothing."""
+
+    text: str
+    value: float | str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; the first column names the row, `words` are columns of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    words: Sequence[int] = (0,)
+    note: str = ""
+    half: bool = False  # of the page's width, where it is wide: beside a picture
+    stacked: bool = False  # on a phone: a row's cells below each other
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG element and what it shows."""
+
+    svg: str
+    title: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence on its own: what is missing, and why."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks behind a line that unfolds them."""
+
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block = Table | Picture | Note | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, with a heading to jump to."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+def words(text: str) -> Cell:
+    return Cell(text, text.lower())
+
+
+def number(value: float | None, form: str = "{:.4f}") -> Cell:
+    return Cell("–", float("-inf")) if value is None else Cell(form.format(value), value)
+
+
+def difference(value: float, low: float | None = None, high: float | None = None) -> Cell:
+    """Return a signed difference; good or bad only where its interval, if it has one, leaves zero out."""
+    text = f"{value:+.4f}".replace("-", "−")
+    if low is None or high is None:
+        return Cell(text, value)
+    tone = "good" if low > 0 else "bad" if high < 0 else ""
+    return Cell(f"{text} [{low:+.4f}, {high:+.4f}]".replace("-", "−"), value, tone)
+
+
+def interval(mean: Mean) -> Cell:
+    return Cell(f"{mean.value:.4f} ± {mean.high - mean.value:.4f}", mean.value)
+
+
+def tabulate_costs(record: Record) -> Table:
+    """Return what each stage's encoder costs, and the teacher's share of it."""
+    first = record.stages[0]
+    rows = [
+        [
+            words(row["stage"]),
+            number(row.get("parameters"), "{:,}"),
+            *compare_cost(row, first, "mb", "{:.1f}"),
+            *compare_cost(row, first, "ms", "{:.2f}"),
+        ]
+        for row in record.stages
+    ]
+    header = ["encoder", "parameters", "megabytes", "of the teacher's", "ms a sentence", "of the teacher's"]
+    return Table("Cost", header, rows)
+
+
+def tabulate_held_out(record: Record) -> Table:
+    """Return how near each stage's encoder is to the teacher on held-out pairs."""
+    rows = [[words(row["stage"]), *held_out_cells(record, row)] for row in record.stages]
+    header = ["encoder", "cosine to the teacher", "English to Russian", "against the teacher", "Russian to English",
+              "against the teacher"]  # fmt: skip
+    note = (
+        "English to Russian, Russian to English: the share of sentences whose nearest neighbour among all translations "
+        "is their own. ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where the "
+        "interval leaves zero out."
+    )
+    return Table("Held-out pairs", header, rows, note=note)
+
+
+def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, form: str) -> tuple[Cell, Cell]:
+    share = row[key] / first[key] if key in row and first.get(key) else None
+    return number(row.get(key), form), number(None if share is None else 100 * share, "{:.0f}%")
+
+
+def held_out_cells(record: Record, row: Mapping[str, Any]) -> list[Cell]:
+    drift = record.drift
+    if drift is None or row["stage"] not in drift.stages:
+        return [number(row["cosine"]), number(row["en_ru"]), words("–"), number(row["ru_en"]), words("–")]
+    of, teacher = drift.stages[row["stage"]], drift.stages["teacher"]
+    cells = [interval(average((of.cosine_en + of.cosine_ru) / 2))]
+    for key in ("en_ru", "ru_en"):
+        hits, base = (getattr(each, key).astype(float) for each in (of, teacher))
+        gap = average(hits - base)
+        same = row["stage"] == "teacher"
+        cells += [interval(average(hits)), words("–") if same else difference(gap.value, gap.low, gap.high)]
+    return cells
+
+
+def tabulate_benchmark(scores: Mapping[str, Scores], title: str) -> Table:
+    """Return a row for each task: every encoder's own vector, and what it gains or loses against the teacher."""
+    names = list(scores)
+    base = scores.get("teacher")
+    header = ["task"]
+    for name in names:
+        header += [name] if base is None or name == "teacher" else [name, "against the teacher", "kept"]
+    tasks = [task for task in (*SENTENCE_TASKS, *WORD_TASKS) if any(task in each.own for each in scores.values())]
+    rows = [[words(f"{task}: {TASKS[task]}"), *task_cells(scores, task)] for task in tasks]
+    rows.append([words("mean of the sentence tasks"), *mean_cells(scores)])
+    drawn = any(each.draws for each in scores.values())
+    note = "The model's own sentence vector. "
+    note += "± and brackets: 95% bootstrap intervals, each task's items drawn anew, the same for both encoders." * drawn
+    return Table(title, header, rows, note=note)
+
+
+def task_cells(scores: Mapping[str, Scores], task: str) -> list[Cell]:
+    values = {name: each.own.get(task) for name, each in scores.items()}
+    draws = {name: each.draws[task] for name, each in scores.items() if task in each.draws}
+    return score_cells(values, draws)
+
+
+def mean_cells(scores: Mapping[str, Scores]) -> list[Cell]:
+    values = {name: mean_s(each.own) for name, each in scores.items()}
+    draws = {
+        name: np.mean([each.draws[task] for task in SENTENCE_TASKS], axis=0)
+        for name, each in scores.items()
+        if all(task in each.draws for task in SENTENCE_TASKS)
+    }
+    return score_cells(values, draws)
+
+
+def score_cells(values: Mapping[str, float | None], draws: Mapping[str, np.ndarray]) -> list[Cell]:
+    """Return each encoder's score, and behind each but the teacher's the difference and the share that it keeps."""
+    cells = []
+    base = values.get("teacher")
+    for name, value in values.items():
+        cells.append(spread(value, draws.get(name)))
+        if name == "teacher" or "teacher" not in values:
+            continue
+        if value is None or base is None:
+            cells += [words("–"), words("–")]
+            continue
+        bounds: tuple[float, float] | tuple[None, None] = (None, None)
+        if name in draws and "teacher" in draws:
+            bounds = bound(draws[name] - draws["teacher"])
+        cells += [difference(value - base, *bounds), number(100 * value / base if base else None, "{:.1f}%")]
+    return cells
+
+
+def spread(value: float | None, draws: np.ndarray | None) -> Cell:
+    low, high = (None, None) if draws is None else bound(draws)
+    if value is None or low is None or high is None:
+        return number(value)
+    return Cell(f"{value:.4f} ± {(high - low) / 2:.4f}", value)
+
+
+def bound(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95% interval of what was drawn; none where hardly a draw has a score."""
+    known = draws[np.isfinite(draws)]
+    if len(known) < len(draws) / 2:
+        return None, None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def tabulate_axes(record: Record) -> Table:
+    """Return what is left of every axis, whole and kept, and the loss that a limit's plan predicted for it."""
+    assert record.whole is not None, "the caller checks"
+    assert record.plan is not None, "the caller checks"
+    rows = []
+    for axis, name in AXES.items():
+        whole, kept = getattr(record.whole, axis), getattr(record.plan.sizes, axis)
+        if axis == "rank":
+            whole, kept = whole or record.whole.hidden, kept or record.plan.sizes.hidden
+        left = number(100 * kept / whole if whole else None, "{:.0f}%")
+        row = [words(name), number(whole, "{:,}"), number(kept, "{:,}"), left]
+        rows.append([*row, number(record.plan.losses.get(axis))] if record.plan.loss else row)
+    header = ["axis", "teacher", "student", "kept", *(["predicted loss of cosine"] if record.plan.loss else [])]
+    return Table("Every axis", header, rows, half=True)
+
+
+def tabulate_layers(record: Record, axis: str) -> Table:
+    """Return what each layer keeps of its heads or neurons, and how much of their saliency that is."""
+    assert record.saliency is not None, "the caller checks"
+    layers = getattr(record.saliency, axis)
+    rows = []
+    for layer, scores in enumerate(layers):
+        cells = [Cell(str(layer), layer), number(len(scores), "{:,}")]
+        if record.kept is None:
+            rows.append([*cells, words("–"), words("–")])
+            continue
+        left = keep_by_layer(record.kept, axis, len(layers))[layer]
+        total = float(scores.sum())
+        share = float(scores[list(left)].sum()) / total if total else 0.0
+        rows.append([*cells, number(len(left), "{:,}"), number(100 * share, "{:.0f}%")])
+    header = ["layer", axis, "kept", "of the layer's saliency"]
+    return Table(f"{axis.capitalize()} in numbers", header, rows, words=(), half=True)
+
+
+def tabulate_languages(drift: Drift) -> Table:
+    """Return the mean cosine to the teacher by stage and language."""
+    rows = []
+    for name, of in drift.stages.items():
+        if name == "teacher":
+            continue
+        en, ru = of.cosine_en, of.cosine_ru
+        gap = average(ru - en)
+        low = [number(float(np.quantile(side, 0.05))) for side in (en, ru)]
+        rows.append([words(name), interval(average(en)), low[0], interval(average(ru)), low[1],
+                     difference(gap.value, gap.low, gap.high)])  # fmt: skip
+    header = ["encoder", "English", "its lowest 5%: below", "Russian", "its lowest 5%: below", "Russian minus English"]
+    return Table("By language", header, rows)
+
+
+def tabulate_lengths(drift: Drift) -> Table:
+    stage = list(drift.stages)[-1]
+    rows = [
+        [words(language), Cell(name, order), number(mean.count, "{:,}"), interval(mean)]
+        for language, by_name in split_by_length(drift, stage).items()
+        for order, (name, mean) in enumerate(by_name.items())
+    ]
+    header = ["language", "words", "sentences", "cosine to the teacher"]
+    return Table(f"By length, {stage}", header, rows)
+
+
+def tabulate_worst(drift: Drift) -> Table:
+    """Return the sentences of the student that drifted farthest."""
+    stage = list(drift.stages)[-1]
+    rows = [
+        [words(each.text), number(each.cosine), words(each.language), words(each.translation)]
+        for each in find_worst(drift, stage, WORST)
+    ]
+    header = ["sentence", "cosine to the teacher", "language", "its translation"]
+    title = f"The {len(rows)} sentences that drifted farthest, {stage}"
+    return Table(title, header, rows, words=(0, 2, 3), stacked=True)
+
+
+def tabulate_recipe(record: Record) -> Table:
+    rows = [[words(key), words(value)] for key, value in flatten_recipe(record.recipe).items()]
+    return Table("Every key", ["key", "value"], rows, words=(0, 1), stacked=True)
+
+
+def flatten_recipe(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every value as text under its dotted key."""
+    flat: dict[str, str] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten_recipe(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for place, each in enumerate(value):
+                flat |= flatten_recipe(each, f"{prefix}{key}.{place}.")
+        else:
+            flat[f"{prefix}{key}"] = say_value(value)
+    return flat
+
+
+def say_value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(say_value, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else "none" if value == {} else str(value) or "none"
+
+
+def tabulate_changes(records: Sequence[Record]) -> Table:
+    """Return the keys in which the recipes of several runs differ."""
+    flat = [flatten_recipe(record.recipe) for record in records]
+    keys = [key for key in dict.fromkeys(key for each in flat for key in each) if key != "name"]
+    rows = [
+        [words(key), *(words(each.get(key, "–")) for each in flat)]
+        for key in keys
+        if len({each.get(key) for each in flat}) > 1
+    ]
+    return Table("What differs", ["key", *(record.name for record in records)], rows, words=range(len(records) + 1))
+
+
+def tabulate_runs(records: Sequence[Record]) -> Table:
+    """Return a row for each run: its student's costs and quality."""
+    rows = []
+    for record in records:
+        last = record.stages[-1] if record.stages else {}
+        mean = mean_s(list(record.scores.values())[-1].own) if record.scores else None
+        rows.append([
+            words(record.name), words(say_state(record)), number(last.get("parameters"), "{:,}"),
+            number(last.get("mb"), "{:.1f}"), number(last.get("ms"), "{:.2f}"), number(last.get("cosine")),
+            number(last.get("en_ru")), number(last.get("ru_en")), number(mean),
+        ])  # fmt: skip
+    header = ["run", "state", "parameters", "megabytes", "ms a sentence", "cosine to the teacher", "English to Russian",
+              "Russian to English", "mean of the sentence tasks"]  # fmt: skip
+    return Table("The students", header, rows, words=(0, 1))
+
+
+def say_state(record: Record) -> str:
+    """Return in words how far a run has come."""
+    if record.has_ended:
+        return "ended"
+    step = max((line["step"] for line in record.metrics), default=0)
+    return f"not ended: step {step:,} of {record.steps:,}" if record.metrics else "not ended: not yet training"
