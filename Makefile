@@ -65,7 +65,7 @@ lint: $(INSTALLED) ## ruff and mypy
 bench: $(INSTALLED) ## time every claim beside its peer, into bench.json; ARGS="--rows encode int8"
 	$(RUN)/python -m secateur.bench $(ARGS)
 
-notebooks: $(INSTALLED) ## execute the notebooks in place, about 10 minutes each on 2 cores
+notebooks: $(INSTALLED) ## execute the notebooks in place
 	$(RUN)/jupyter execute --inplace $(wildcard notebooks/*.ipynb) $(ARGS)
 
 docs: $(INSTALLED) ## build the site into site/, strict: a broken link is an error
