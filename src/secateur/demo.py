@@ -169,7 +169,7 @@ def embed_timed(encoder: Encoder, sentences: Sequence[str]) -> tuple[np.ndarray,
 def compare_sentences(contenders: Sequence[Contender], text: str) -> str:
     """Return the similarity matrices of teacher and student as HTML. Raises PageError."""
     sentences = split_sentences(text, most=MOST_COMPARED, what="a few sentences")
-    results = []
+    results: list[dict[str, Any]] = []
     for each in contenders:
         vectors, milliseconds = embed_timed(each.encoder, sentences)
         matrix = np.round(vectors @ vectors.T, 4) + 0.0  # no minus before a zero
@@ -190,14 +190,15 @@ def own_cosines(one: np.ndarray, other: np.ndarray) -> list[float] | None:
 def find_neighbours(contenders: Sequence[Contender], listed: Listed, text: str) -> str:
     """Return the sentences of a list that lie nearest to one, by teacher and by student, as HTML. Raises PageError."""
     (query,) = split_sentences(text, most=1, what="a sentence")
-    results = []
+    results: list[dict[str, Any]] = []
     for each, vectors in zip(contenders, listed.vectors, strict=True):
         own, milliseconds = embed_timed(each.encoder, [query])
         cosines = vectors @ own[0]
         best = np.argsort(-cosines, kind="stable")[:SHOWN]
         rows = [(listed.sentences[row], float(cosines[row])) for row in best]
         results.append({"of": each, "rows": rows, "ms": milliseconds[0]})
-    common = len({text for text, _ in results[0]["rows"]} & {text for text, _ in results[1]["rows"]})
+    one, other = ({text for text, _ in result["rows"]} for result in results)
+    common = len(one & other)
     return render("neighbours.html", query=query, listed=listed, results=results, common=common)
 
 
@@ -311,4 +312,4 @@ def build_page(contenders: Sequence[Contender], listed: Listed) -> "Blocks":
             )
             upload.change(replace_list, [upload, own], [own, about], api_visibility="private")
             gradio.on([find_button.click, query.submit], find, [query, own], found, api_visibility="private")
-    return page  # type: ignore[no-any-return]
+    return page

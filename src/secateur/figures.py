@@ -69,7 +69,7 @@ def draw_figures(record: Record) -> dict[str, Figure]:
 
 
 def make_figure(height: float) -> tuple[Figure, Axes]:
-    style = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    style: Any = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
              "text.color": INK, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -142,8 +142,8 @@ def finish_map(figure: Figure, axes: Axes, scale: Normalize, width: float, heigh
     axes.set(xlim=(0, width), ylim=(height, 0), ylabel="layer")
     axes.set_yticks(np.arange(height) + 0.5, [str(layer) for layer in range(height)])
     axes.spines[:].set_visible(False)
-    values = np.geomspace(scale.vmin, scale.vmax, 33) if isinstance(scale, LogNorm) else np.linspace(0, scale.vmax, 33)
-    low, high = values[0], values[-1]
+    low, high = scale.vmin or 0.0, scale.vmax or 1.0
+    values = np.geomspace(low, high, 33) if isinstance(scale, LogNorm) else np.linspace(low, high, 33)
     key = axes.inset_axes((0.62, 1.04, 0.38, 0.12 / max(0.27 * height, 0.3)))
     for place, value in enumerate(values[:-1]):
         colour = matplotlib.colormaps[MAP](float(scale(value)))

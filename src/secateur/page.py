@@ -183,26 +183,27 @@ def show_costs(records: Sequence[Record]) -> Section:
 
 
 def show_heads(records: Sequence[Record]) -> Section:
-    section = Section(
-        "heads", "Head saliency",
-        "How much each attention head matters: the brighter, the more. Crossed heads were cut. Layers and heads are "
-        "counted from 0.",
-    )  # fmt: skip
-    return show_each(section, records, "Saliency", lambda record: record.saliency and [
-        picture(draw_heads(record.saliency, record.kept), record, named("Heads, by layer", record, records)),
-        retitle(tabulate_layers(record, "heads"), record, records),
-    ])  # fmt: skip
+    def blocks(record: Record) -> list[Block]:
+        if record.saliency is None:
+            return []
+        drawn = draw_heads(record.saliency, record.kept)
+        shown = picture(drawn, record, named("Heads, by layer", record, records))
+        return [shown, retitle(tabulate_layers(record, "heads"), record, records)]
+
+    lead = "How much each head matters: the brighter, the more. Crossed heads were cut. Layers are counted from 0."
+    return show_each(Section("heads", "Head saliency", lead), records, "Saliency", blocks)
 
 
 def show_neurons(records: Sequence[Record]) -> Section:
-    section = Section(
-        "neurons", "Neuron saliency",
-        "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut.",
-    )  # fmt: skip
-    return show_each(section, records, "Saliency", lambda record: record.saliency and [
-        picture(draw_neurons(record.saliency, record.kept), record, named("Neurons, by layer", record, records)),
-        retitle(tabulate_layers(record, "neurons"), record, records),
-    ])  # fmt: skip
+    def blocks(record: Record) -> list[Block]:
+        if record.saliency is None:
+            return []
+        drawn = draw_neurons(record.saliency, record.kept)
+        shown = picture(drawn, record, named("Neurons, by layer", record, records))
+        return [shown, retitle(tabulate_layers(record, "neurons"), record, records)]
+
+    lead = "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut."
+    return show_each(Section("neurons", "Neuron saliency", lead), records, "Saliency", blocks)
 
 
 def show_cuts(records: Sequence[Record]) -> Section:
@@ -223,7 +224,7 @@ def retitle(table: Table, record: Record, records: Sequence[Record]) -> Table:
 
 
 def show_each(
-    section: Section, records: Sequence[Record], what: str, blocks: "Callable[[Record], Sequence[Block] | None]"
+    section: Section, records: Sequence[Record], what: str, blocks: Callable[[Record], Sequence[Block]]
 ) -> Section:
     """Return the section with the blocks of every record, or a word on why a record has none."""
     for record in records:
