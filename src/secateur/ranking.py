@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from secateur.benchmark_data import SENTENCE_PARTS, Examples, read_examples
-from secateur.encodechka import SentenceEncoder, bootstrap, score_examples
+from secateur.encodechka import SentenceEncoder, bootstrap_mean, score_examples
 from secateur.leaderboard import SENTENCE_TASKS
 from secateur.probe import FOLDER, read_parts
 from secateur.teachers import VectorSource
@@ -87,7 +87,7 @@ def measure_standing(
     for benchmark, parts in benchmarks.items():
         outcomes = score_examples(encoder, parts, own_only=True, progress=progress and f"{progress} {benchmark}")
         means[benchmark] = float(np.mean([vectors["own"].score for vectors in outcomes.values()]))
-        draws[benchmark] = np.mean(list(bootstrap(outcomes).values()), axis=0)
+        draws[benchmark] = bootstrap_mean(outcomes)
     log.info("%s: %s", name, ", ".join(f"{benchmark} {mean:.4f}" for benchmark, mean in means.items()))
     return Standing(name, neural, means, draws)
 
@@ -99,9 +99,7 @@ def rank(standings: Sequence[Standing]) -> Ranking:
     for better, worse in combinations(ordered, 2):
         differences = {name: better.means[name] - worse.means[name] for name in BENCHMARKS}
         if differences["probe"] < 0:
-            bounds = {
-                name: np.nanquantile(better.draws[name] - worse.draws[name], [0.025, 0.975]) for name in BENCHMARKS
-            }
+            bounds = {name: np.quantile(better.draws[name] - worse.draws[name], [0.025, 0.975]) for name in BENCHMARKS}
             intervals = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
             swaps.append(Swap(better.name, worse.name, differences, intervals))
     return Ranking(tuple(ordered), tuple(swaps))
