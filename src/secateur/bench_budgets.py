@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from secateur.encoder import load_encoder
 from secateur.planning import MARGIN, Grounds, look_ahead, shrink
 from secateur.saliency import measure_saliency
 
-LABSE = {"vocab_size": 55_083, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+LABSE: dict[str, Any] = {"vocab_size": 55_083, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
          "intermediate_size": 3_072, "max_position_embeddings": 512}  # fmt: skip
 LIMIT = 12_800_000
 LETTERS = {"en": "abcdefghijklmnopqrstuvwxyz", "ru": "абвгдежзийклмнопрстуфхцчшщъыьэюя"}
@@ -174,7 +175,7 @@ def probe_pairs() -> tuple[list[str], list[str]]:
     return examples.texts[0], examples.texts[1]
 
 
-CHECKS = {"labse": cut_labse, "latency": check_latency}
+CHECKS: dict[str, Callable[[str], dict[str, Any]]] = {"labse": cut_labse, "latency": check_latency}
 
 if __name__ == "__main__":
     main()

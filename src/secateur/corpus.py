@@ -48,8 +48,12 @@ class Pairs:
         return self.take([row for row, source in enumerate(self.source) if source != FREQUENT])
 
     def take(self, rows: Sequence[int]) -> "Pairs":
-        columns = ([column[row] for row in rows] for column in (self.en, self.ru, self.source, self.paired))
-        return Pairs(*columns)
+        return Pairs(
+            [self.en[row] for row in rows],
+            [self.ru[row] for row in rows],
+            [self.source[row] for row in rows],
+            [self.paired[row] for row in rows],
+        )
 
 
 @dataclass(frozen=True)

@@ -353,7 +353,8 @@ def fill_model(
     kept = {name: value for name, value in weights.items() if has_pooler or not name.startswith("pooler.")}
     model.load_state_dict(kept)
     model.config._attn_implementation = like.config._attn_implementation
-    return model.eval()
+    model.eval()
+    return model
 
 
 def config_class(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:

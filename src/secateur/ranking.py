@@ -119,7 +119,7 @@ class TermVectors:
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         """Return float32 [sentences, dimension]; a sentence without a known term gets equal numbers everywhere."""
-        vectors = self.vectorizer.transform(sentences).toarray().astype(np.float32)
+        vectors: np.ndarray = self.vectorizer.transform(sentences).toarray().astype(np.float32)
         vectors[~vectors.any(axis=1)] = 1.0
         return vectors
 

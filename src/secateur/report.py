@@ -208,9 +208,13 @@ def write_card(experiment: Experiment, rows: Sequence[Mapping[str, Any]], scores
     """Return the student's README.md, from measured numbers only."""
     text = f"""An English-Russian sentence encoder of {rows[-1]["parameters"]:,} parameters, cut from
 {experiment.teacher.model} ({rows[0]["parameters"]:,}) with secateur: {say_budget(experiment.budget)}; repaired in
-closed form, distilled for {experiment.distillation.steps} steps."""
+closed form{say_training(experiment.distillation.steps)}."""
     first = "import secateur  # registers the pruned model type; without it pass trust_remote_code=True\n"
     return fill_card(experiment, text, rows, scores, tag="pruned", first=first)
+
+
+def say_training(steps: int) -> str:
+    return f", distilled for {steps} steps" if steps else ", not trained"
 
 
 def say_budget(budget: Budget) -> str:
