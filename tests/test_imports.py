@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # In reading order; a module may import what stands above it.
 ORDER = (
-    "config", "files", "machine", "wheels",
+    "config", "files", "machine", "padding", "render", "wheels",
     "sources", "catalogs", "corpus",
     "modeling", "encoder", "inference", "vocabulary", "students", "losses", "vector_files", "universal", "teachers",
     "targets",

@@ -29,6 +29,7 @@ from secateur.corpus import Pairs
 from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import load_encoder
 from secateur.planning import MARGIN, Grounds, look_ahead, shrink
+from secateur.probe import FOLDER, read_parts
 from secateur.saliency import measure_saliency
 
 LABSE: dict[str, Any] = {"vocab_size": 55_083, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -169,8 +170,6 @@ def check_latency(model: str) -> dict[str, Any]:
 
 def probe_pairs() -> tuple[list[str], list[str]]:
     """Return sentences of the package's own probe, premises beside hypotheses: a text of real lengths."""
-    from secateur.probe import FOLDER, read_parts
-
     (examples,) = read_parts(FOLDER, "NLI")
     return examples.texts[0], examples.texts[1]
 

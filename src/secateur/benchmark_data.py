@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from secateur import config
 from secateur.config import InputError
-from secateur.files import whole_file
+from secateur.files import hash_file, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def find_data(settings: config.Encodechka, cache: Path, *, source: str = SOURCE)
     for task in settings.tasks:
         read_task(folder, task)
     for name in names:
-        if hash_bytes((folder / name).read_bytes()) != SHA256[name]:
+        if hash_file(folder / name) != SHA256[name]:
             log.warning("%s differs from the original: its scores do not compare with published ones", folder / name)
     return folder
 
@@ -136,7 +136,7 @@ def download(names: list[str], folder: Path, source: str) -> Path:
 
 
 def is_original(path: Path) -> bool:
-    return path.is_file() and hash_bytes(path.read_bytes()) == SHA256[path.name]
+    return path.is_file() and hash_file(path) == SHA256[path.name]
 
 
 def hash_bytes(content: bytes) -> str:

@@ -167,8 +167,7 @@ def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_infer(options: argparse.Namespace) -> None:
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads: {options.threads} is not positive")
+    check_positive("threads", options.threads)
     settings: dict[str, object] = {"data": options.data}
     on = {"probe": ("probe",), "all": ("encodechka", "probe")}.get(options.tasks, ("encodechka",))
     if options.tasks not in ("encodechka", "probe", "all"):
@@ -192,6 +191,12 @@ def run_infer(options: argparse.Namespace) -> None:
         set_num_threads(options.threads)
     device = pick_device(options.device)
     print(infer(model, encodechka, on=on, cache=options.cache, runs=options.runs, device=device))
+
+
+def check_positive(name: str, value: int | None) -> None:
+    """Raise InputError if an option is given and below 1."""
+    if value is not None and value < 1:
+        raise InputError(f"--{name}: {value} is not positive")
 
 
 def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -379,8 +384,7 @@ def add_vocabulary(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def run_vocabulary(options: argparse.Namespace) -> None:
-    if options.size < 1:
-        raise InputError(f"--size: {options.size} is not positive")
+    check_positive("size", options.size)
     check_out(options.out)
     files: dict[str, Path] = {}
     for word in options.corpus:
@@ -477,8 +481,7 @@ GATE_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "sentences
 
 
 def run_export(options: argparse.Namespace) -> None:
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"--threads: {options.threads} is not positive")
+    check_positive("threads", options.threads)
     if options.out is not None:
         check_out(options.out)
     settings: dict[str, object] = {name: getattr(options, name) for name in GATE_OPTIONS}
@@ -515,8 +518,7 @@ def run_cost(options: argparse.Namespace) -> None:
     for name, low in {"length": 2, "repeats": 1, "warmup": 0}.items():
         if getattr(options, name) < low:
             raise InputError(f"--{name}: {getattr(options, name)} is less than {low}")
-    if options.threads is not None and min(options.threads) < 1:
-        raise InputError(f"--threads: {min(options.threads)} is not positive")
+    check_positive("threads", min(options.threads or (1,)))
     from secateur.cost import Timing, measure_costs
     from secateur.report import format_costs
 

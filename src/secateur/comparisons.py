@@ -33,7 +33,7 @@ from secateur import config
 from secateur.corpus import Pairs
 from secateur.cost import count_flops, count_parameters
 from secateur.distillation import LengthSampler, PairDataset, distill
-from secateur.encodechka import score_examples
+from secateur.encodechka import list_sentences, score_examples
 from secateur.encoder import Encoder, embed, encode, load_encoder, pad, replace_transformer, tokenize
 from secateur.gate import read_probe_texts
 from secateur.inference import Encoder as SavedEncoder
@@ -525,8 +525,7 @@ def compare_benchmark(shop: Workshop) -> list[Comparison]:
     """A benchmark's eight tasks, the probe's texts: embedding alone, and the whole, against one sentence at a time."""
     encoder = shop.load()
     parts = {task: read_parts(FOLDER, task) for task in shop.sizes.tasks}
-    columns = [column for examples in parts.values() for part in examples for column in part.texts]
-    sentences = list(dict.fromkeys(text for column in columns for text in column))
+    sentences = list_sentences(parts)
     single = OneAtATime(encoder)
     conditions = {"sentences": len(sentences), "dtype": "float32", "threads": torch.get_num_threads()}
     embedding = {

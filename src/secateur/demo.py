@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from secateur import config
 from secateur.config import InputError
 from secateur.encoder import Encoder, embed, load_encoder
+from secateur.render import render
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -200,14 +200,6 @@ def find_neighbours(contenders: Sequence[Contender], listed: Listed, text: str) 
     one, other = ({text for text, _ in result["rows"]} for result in results)
     common = len(one & other)
     return render("neighbours.html", query=query, listed=listed, results=results, common=common)
-
-
-def render(template: str, **values: Any) -> str:
-    places = Environment(
-        loader=PackageLoader("secateur"), autoescape=select_autoescape(), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return places.get_template(template).render(**values)
 
 
 def say_list(listed: Listed) -> str:

@@ -152,8 +152,7 @@ def score_examples(
     """Return each task's outcome by vector; `parts` holds the examples of each of STS, PI, NLI, SA, TI, IA, IC, ICX."""
     if not parts:
         return {}
-    sentences = [text for examples in parts.values() for part in examples for column in part.texts for text in column]
-    rows = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
+    rows = {sentence: row for row, sentence in enumerate(list_sentences(parts))}
     pooled = pool(encoder, list(rows), batch_size, progress)
     check_finite(pooled)
     others = [] if own_only else name_others(pooled)
@@ -167,6 +166,12 @@ def score_examples(
         }
         outcomes[task] = {name: scored.get(name, scored["own"]) for name in ("own", *others)}
     return outcomes
+
+
+def list_sentences(parts: Mapping[str, Sequence[Examples]]) -> list[str]:
+    """Return every distinct sentence of the tasks, in order."""
+    texts = (text for examples in parts.values() for part in examples for column in part.texts for text in column)
+    return list(dict.fromkeys(texts))
 
 
 def pool(

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from secateur import config, modeling
+from secateur import config, modeling, padding
 from secateur.config import InputError
 from secateur.files import whole_folder
 
@@ -278,12 +278,7 @@ def pad(encoder: Encoder, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), pad_id, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for row, pieces in enumerate(rows):
-        ids[row, : len(pieces)] = pieces
-        mask[row, : len(pieces)] = 1
+    ids, mask = padding.pad_rows(rows, pad_id)
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import KeyedRow, clean_rows, drop_duplicates, split_rows
+from secateur.encodechka import list_sentences
 from secateur.encoder import Encoder, embed, tokenize
 from secateur.inference import open_file, run_rows
 from secateur.onnx_graph import LEVELS, build_graph, list_matrices
@@ -68,8 +69,7 @@ def place_of(row: KeyedRow) -> float:
 
 def read_probe_texts(count: int) -> Texts:
     """Return sentences of the probe that comes with secateur, in the order of their hashes; none are pairs."""
-    parts = [examples for task in PARTS for examples in read_parts(FOLDER, task)]
-    texts = {text for examples in parts for column in examples.texts for text in column}
+    texts = list_sentences({task: read_parts(FOLDER, task) for task in PARTS})
     ordered = sorted(texts, key=lambda text: blake2b(text.encode(), digest_size=8).digest())
     calibration = max(SMALLEST, count // 4)
     judged = ordered[:count]

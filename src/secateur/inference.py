@@ -9,7 +9,6 @@ a batch's activations stay in the cache. The ONNX backends need neither torch no
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from secateur.config import InputError
 from secateur.files import hash_file
 from secateur.machine import count_cores
+from secateur.padding import pad_rows
 
 log = logging.getLogger(__name__)
 
@@ -142,15 +142,6 @@ def run_rows(
         where = order[start : start + count]
         yield where, run(*pad_rows([rows[row] for row in where], pad_id))
         start += count
-
-
-def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return input_ids and attention_mask, int64 [B, T], padded on the right."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]  # [B, T]
-    ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, count=int(lengths.sum()))
-    return ids, mask.astype(np.int64)
 
 
 Loaded = tuple[Tokenizer, int, int, int, Run]  # tokenizer, its padding, longest input, dimension, what runs a batch

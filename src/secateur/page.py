@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -16,6 +15,9 @@ from secateur.figures import draw_cost, draw_curves, draw_cut, draw_heads, draw_
 from secateur.files import write_text
 from secateur.leaderboard import mean_s
 from secateur.record import Record, find_run, read_record
+from secateur.render import render
+from secateur.saliency import Saliency
+from secateur.selection import Kept
 from secateur.svg import draw_svg
 from secateur.tables import (
     Block,
@@ -82,12 +84,9 @@ def write_page(records: Sequence[Record], path: Path) -> None:
 
 def build_page(records: Sequence[Record]) -> str:
     """Return the page of these runs as HTML."""
-    places = Environment(
-        loader=PackageLoader("secateur"), autoescape=select_autoescape(), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     asset = files("secateur") / "templates"
-    return places.get_template("report.html").render(
+    return render(
+        "report.html",
         title=" · ".join(record.name for record in records),
         records=[(record, say_state(record), say_time(record.changed)) for record in records],
         tiles=make_tiles(records[0]) if len(records) == 1 else [],
@@ -183,27 +182,28 @@ def show_costs(records: Sequence[Record]) -> Section:
 
 
 def show_heads(records: Sequence[Record]) -> Section:
-    def blocks(record: Record) -> list[Block]:
-        if record.saliency is None:
-            return []
-        drawn = draw_heads(record.saliency, record.kept)
-        shown = picture(drawn, record, named("Heads, by layer", record, records))
-        return [shown, retitle(tabulate_layers(record, "heads"), record, records)]
-
     lead = "How much each head matters: the brighter, the more. Crossed heads were cut. Layers are counted from 0."
-    return show_each(Section("heads", "Head saliency", lead), records, "Saliency", blocks)
+    return show_saliency(Section("heads", "Head saliency", lead), records, draw_heads)
 
 
 def show_neurons(records: Sequence[Record]) -> Section:
+    lead = "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut."
+    return show_saliency(Section("neurons", "Neuron saliency", lead), records, draw_neurons)
+
+
+def show_saliency(
+    section: Section, records: Sequence[Record], draw: Callable[[Saliency, Kept | None], Figure]
+) -> Section:
+    """Return the section of an axis, its id, with each record's map and the numbers beside it."""
+
     def blocks(record: Record) -> list[Block]:
         if record.saliency is None:
             return []
-        drawn = draw_neurons(record.saliency, record.kept)
-        shown = picture(drawn, record, named("Neurons, by layer", record, records))
-        return [shown, retitle(tabulate_layers(record, "neurons"), record, records)]
+        title = named(f"{section.id.capitalize()}, by layer", record, records)
+        shown = picture(draw(record.saliency, record.kept), record, title)
+        return [shown, retitle(tabulate_layers(record, section.id), record, records)]
 
-    lead = "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut."
-    return show_each(Section("neurons", "Neuron saliency", lead), records, "Saliency", blocks)
+    return show_each(section, records, "Saliency", blocks)
 
 
 def show_cuts(records: Sequence[Record]) -> Section:

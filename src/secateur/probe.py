@@ -4,7 +4,6 @@ Its numbers are not encodechka's; it ranks encoders as encodechka does (experime
 written and their limits: probe_data/README.md. They were frozen before any encoder was scored on them; SHA256 says so.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from secateur.benchmark_data import Examples, Part, read_examples
 from secateur.config import InputError
 from secateur.encodechka import SentenceEncoder, bootstrap, score_examples, take_scores
+from secateur.files import hash_file
 from secateur.leaderboard import SENTENCE_TASKS, Scores
 from secateur.teachers import VectorSource
 
@@ -98,6 +98,6 @@ def read_parts(folder: Path, task: str) -> list[Examples]:
         path = folder / part.file
         if not path.is_file():
             raise InputError(f"{path}: no such file; the probe needs it")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[part.file]:
+        if hash_file(path) != SHA256[part.file]:
             log.warning("%s differs from the text that was frozen: its scores do not compare with others", path)
     return [read_examples(folder, part) for part in PARTS[task]]

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
+from secateur import encodechka
 from secateur.benchmark_data import SENTENCE_PARTS, Examples, read_examples
 from secateur.encodechka import SentenceEncoder, bootstrap_mean, score_examples
 from secateur.leaderboard import SENTENCE_TASKS
@@ -137,12 +138,4 @@ def term_baselines(sentences: Sequence[str]) -> list[TermVectors]:
 
 def list_sentences(benchmarks: Mapping[str, Mapping[str, Sequence[Examples]]]) -> list[str]:
     """Return every distinct sentence of the benchmarks."""
-    texts = (
-        text
-        for parts in benchmarks.values()
-        for examples in parts.values()
-        for part in examples
-        for column in part.texts
-        for text in column
-    )
-    return list(dict.fromkeys(texts))
+    return list(dict.fromkeys(text for parts in benchmarks.values() for text in encodechka.list_sentences(parts)))

@@ -30,9 +30,7 @@ STAGE_COLUMNS = {
 
 def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the stage table: parameters, MB (as saved), ms (batch 1), held-out cosine to the teacher, retrieval."""
-    header = [title for title, _ in STAGE_COLUMNS.values()]
-    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in STAGE_COLUMNS.items()] for row in rows]
-    return format_table([header, *cells])
+    return format_columns(rows, STAGE_COLUMNS)
 
 
 ARTEFACT_COLUMNS = {
@@ -49,10 +47,7 @@ ARTEFACT_COLUMNS = {
 
 def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
-    header = [title for title, _ in ARTEFACT_COLUMNS.values()]
-    columns = ARTEFACT_COLUMNS.items()
-    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns] for row in rows]
-    return format_table([header, *cells])
+    return format_columns(rows, ARTEFACT_COLUMNS)
 
 
 def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:
@@ -164,6 +159,13 @@ def format_coverage(kept: Sequence[int], coverage: Sequence[Coverage]) -> str:
         unknown = f"{each.unknown_before:,}", f"{each.unknown_after:,}"
         rows.append([each.language, before, after, *unknown, f"{each.survived:.1%}"])
     return f"{len(kept):,} word pieces kept\n{format_table(rows)}"
+
+
+def format_columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+    """Return rows as a table; `columns` holds the title and the format of each key, a row may lack some."""
+    header = [title for title, _ in columns.values()]
+    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns.items()] for row in rows]
+    return format_table([header, *cells])
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

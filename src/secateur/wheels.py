@@ -3,13 +3,12 @@
 import shutil
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
 from secateur.config import InputError, Wheel
-from secateur.files import whole_folder
+from secateur.files import hash_file, whole_folder
 
 
 class UnavailableError(Exception):
@@ -31,7 +30,7 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
         files = list(Path(temporary).glob("*.whl"))
         if result.returncode != 0 or len(files) != 1:
             raise UnavailableError(last_error(result.stderr))
-        found = sha256(files[0].read_bytes()).hexdigest()
+        found = hash_file(files[0])
         if found != wheel.sha256:
             raise UnavailableError(f"its sha256 is {found}, pinned is {wheel.sha256}")
         return files[0].replace(path)

@@ -1,0 +1,15 @@
+"""Word pieces of sentences side by side: rows of one length, and which of their places hold a piece."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return input_ids and attention_mask, int64 [B, T], padded on the right."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]  # [B, T]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, count=int(lengths.sum()))
+    return ids, mask.astype(np.int64)
