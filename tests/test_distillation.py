@@ -15,6 +15,7 @@ from secateur.config import InputError
 from secateur.corpus import Pairs
 from secateur.distillation import Distilled, LengthSampler, PairDataset, distill, find_checkpoint
 from secateur.encoder import Encoder, embed
+from secateur.runs import rows_to_train
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 from secateur.targets import Targets, embed_corpus
@@ -174,6 +175,29 @@ def test_global_batches_do_not_depend_on_how_they_are_split() -> None:
     later.set_epoch(1)
     assert list(again) == order
     assert list(later) != order
+
+
+def test_an_epoch_draws_rows_by_their_weights() -> None:
+    lengths, weights = np.full(1000, 7), np.repeat([0.0, 0.25, 1.0, 2.5], 250)
+    sampler = LengthSampler(lengths, 1, seed=1, weights=weights)
+    drawn = np.zeros(1000)
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        times = np.bincount(list(sampler), minlength=1000)
+        assert times.sum() == 937  # of 937.5
+        assert (np.abs(times - weights) >= 1).sum() <= 1  # the last row drawn may be cut short
+        drawn += times
+    assert np.abs(drawn.reshape(4, 250).mean(axis=1) / 40 - [0, 0.25, 1, 2.5]).max() < 0.02
+
+
+def test_as_many_rows_are_kept_as_the_weights_let_the_steps_see() -> None:
+    pairs = Pairs(["a"] * 100, ["б"] * 100, ["rare", "common"] * 50, [True] * 100)
+    settings = replace(SETTINGS, steps=5, batch_size=8)
+    assert len(rows_to_train(pairs, settings)) == 40
+    assert len(rows_to_train(pairs, replace(settings, source_weights={"rare": 3, "common": 0.5}))) == 23
+    assert len(rows_to_train(pairs, replace(settings, source_weights={"common": 0}))) == 79
+    with pytest.raises(InputError, match="source_weights: no source typo; there are common, rare"):
+        rows_to_train(pairs, replace(settings, source_weights={"typo": 1}))
 
 
 def test_a_batch_holds_both_sides_with_their_targets(student: Encoder, pairs: Pairs, targets: Targets) -> None:

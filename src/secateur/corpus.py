@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from secateur import config
@@ -54,6 +55,10 @@ class Pairs:
             [self.source[row] for row in rows],
             [self.paired[row] for row in rows],
         )
+
+    def weigh(self, source_weights: Mapping[str, float]) -> np.ndarray:
+        """Return each row's weight, float64 [rows]: its source's, or 1."""
+        return np.array([source_weights.get(source, 1.0) for source in self.source], np.float64)
 
 
 @dataclass(frozen=True)

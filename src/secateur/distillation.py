@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def distill(
     trained = replace_transformer(student, deepcopy(student.transformer))
     set_dropout(trained, settings.dropout)
     trainer = DistillationTrainer(
-        trained, teacher, PairDataset(trained, pairs, targets, settings.max_length), settings,
+        trained, teacher, PairDataset(trained, pairs, targets, settings.max_length, settings.source_weights), settings,
         folder=folder / "checkpoints", seed=seed, validate=validate, log_metrics=log_metrics, callbacks=callbacks,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -114,7 +115,14 @@ def is_whole(checkpoint: Path) -> bool:
 class PairDataset(Dataset[int]):
     """Pairs tokenised once; an item is a row number, and `collate` turns row numbers into a batch."""
 
-    def __init__(self, encoder: Encoder, pairs: Pairs, targets: Targets | None, max_length: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        pairs: Pairs,
+        targets: Targets | None,
+        max_length: int,
+        source_weights: Mapping[str, float] = MappingProxyType({}),
+    ):
         self.encoder = encoder
         self.targets = targets
         self.paired = torch.tensor(pairs.paired)
@@ -122,6 +130,7 @@ class PairDataset(Dataset[int]):
         self.pieces = [np.array(cut(row, max_length), np.int32) for row in pieces]
         lengths = np.array([len(row) for row in self.pieces])
         self.lengths = np.maximum(lengths[: len(pairs.en)], lengths[len(pairs.en) :])
+        self.weights = pairs.weigh(source_weights)
 
     def __len__(self) -> int:
         return len(self.paired)
@@ -145,24 +154,27 @@ def cut(pieces: list[int], max_length: int) -> list[int]:
 
 
 class LengthSampler(Sampler[int]):
-    """Each epoch: shuffle, sort stretches of 50 batches by length, shuffle the batches.
+    """Each epoch: draw rows by their weights, shuffle, sort stretches of 50 batches by length, shuffle the batches.
 
+    An epoch is as long as the weights' sum. A row of weight w is drawn floor(w) or ceil(w) times in it, w on average.
     The order depends on the seed, the epoch and the global batch size alone, so any number of processes and any
     accumulation see the same global batches.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, weights: np.ndarray | None = None):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.weights = np.ones(len(lengths)) if weights is None else weights
+        self.drawn = int(self.weights.sum())
 
     def __len__(self) -> int:
-        return len(self.lengths) // self.batch_size * self.batch_size
+        return self.drawn // self.batch_size * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))[: len(self)]
+        order = self.draw_rows(generator)[: len(self)]
         stretch = 50 * self.batch_size
         batches: list[np.ndarray] = []
         for start in range(0, len(order), stretch):
@@ -171,6 +183,15 @@ class LengthSampler(Sampler[int]):
             batches += np.split(rows, len(rows) // self.batch_size)
         for number in generator.permutation(len(batches)):
             yield from batches[number].tolist()
+
+    def draw_rows(self, generator: np.random.Generator) -> np.ndarray:
+        """Systematic sampling (Madow 1944): points 1 apart on the rows' weights laid end to end, in random order."""
+        rows = generator.permutation(len(self.lengths))
+        if (self.weights == 1).all():
+            return rows
+        ends = np.cumsum(self.weights[rows])
+        points = np.arange(self.drawn) + generator.random()
+        return generator.permutation(rows[np.searchsorted(ends, points, side="right")])
 
 
 class VectorModel(nn.Module):
@@ -210,8 +231,9 @@ class DistillationTrainer(Trainer):
                 f"{arguments.world_size} processes x {settings.accumulation} accumulated batches"
             )
         arguments.per_device_train_batch_size = settings.batch_size // parts
-        if len(dataset) < settings.batch_size:
-            raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {len(dataset)} rows")
+        drawn = int(dataset.weights.sum())
+        if drawn < settings.batch_size:
+            raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {drawn} rows")
         for parameter in student.model.parameters():
             parameter.requires_grad_(parameter.numel() > 0)  # a layer without heads has empty matrices
         self.settings, self.student, self.teacher, self.rows = settings, student, teacher, dataset
@@ -229,7 +251,7 @@ class DistillationTrainer(Trainer):
             self.add_callback(QuietProgress)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        return LengthSampler(self.rows.lengths, self.settings.batch_size, self.order_seed)
+        return LengthSampler(self.rows.lengths, self.settings.batch_size, self.order_seed, self.rows.weights)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Return [pairs, matched sentences or tokens] of the global batch."""

@@ -82,8 +82,12 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
     """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
-    count = min(settings.steps * settings.batch_size, len(pairs))
-    return pairs.take(range(count))
+    for source in settings.source_weights.keys() - set(pairs.source):
+        known = ", ".join(sorted(set(pairs.source)))
+        raise InputError(f"distillation.source_weights: no source {source}; there are {known}")
+    seen = settings.steps * settings.batch_size
+    count = int(np.searchsorted(np.cumsum(pairs.weigh(settings.source_weights)), seen)) + 1 if seen else 0
+    return pairs.take(range(min(count, len(pairs))))
 
 
 def find_step(run: Path) -> int | None:
