@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.drift import Drift, Mean, average, find_worst, split_by_length
 from secateur.figures import keep_by_layer
-from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_s
+from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_draws, mean_s
 from secateur.record import Record
 
 WORST = 20  # sentences shown
@@ -188,7 +188,7 @@ def task_cells(scores: Mapping[str, Scores], task: str) -> list[Cell]:
 def mean_cells(scores: Mapping[str, Scores]) -> list[Cell]:
     values = {name: mean_s(each.own) for name, each in scores.items()}
     draws = {
-        name: np.mean([each.draws[task] for task in SENTENCE_TASKS], axis=0)
+        name: mean_draws(each.draws)
         for name, each in scores.items()
         if all(task in each.draws for task in SENTENCE_TASKS)
     }
