@@ -58,6 +58,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("budget.heads=1.5", "budget.heads"),
         ("budget.heads=half", "budget.heads"),
         ("distillation.steps=2.5", "distillation.steps"),
+        ("distillation.steps=2", "distillation.batch_size: 128 exceeds the corpus's "),
         ("saliency.criterion=hope", "saliency.criterion"),
         ("teacher={}", "teacher.model: is missing"),
         ("budget.heads=0.01", "budget.heads: 0 of 12 heads leaves none"),
@@ -180,7 +181,7 @@ def benchmark(place: Path) -> Path:
 
 
 def test_the_benchmark_stands_in_the_table_and_as_a_curve(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = ["distillation.steps=4", "distillation.evaluate_every=2", "tracking={to: none, encodechka_every: 2}"]
+    steps = ["distillation={steps: 4, batch_size: 4, evaluate_every: 2}", "tracking={to: none, encodechka_every: 2}"]
     assert main(["train", "run.yaml", "encodechka={data: data, tasks: [STS]}", *steps]) == 0
     table = capsys.readouterr().out
     assert "teacher, own vector" in table

@@ -123,11 +123,11 @@ def test_differences_and_intervals_are_those_of_the_pairs(record: Record) -> Non
     gaps = student.astype(float) - teacher.astype(float)
     margin = 1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5
     assert row[3].value == pytest.approx(gaps.mean())
-    assert f"{gaps.mean() - margin:+.4f}".replace("-", "−") in row[3].text
+    assert f"{gaps.mean() - margin:+.3f}".replace("-", "−") in row[3].text
     task = tabulate_benchmark(record.scores, "").rows[0]
     drawn = record.scores["distilled"].draws["STS"] - record.scores["teacher"].draws["STS"]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    assert task[3].text == f"{0.7 * 0.96 - 0.7:+.4f} [{low:+.4f}, {high:+.4f}]".replace("-", "−")
+    assert task[3].text == f"{0.7 * 0.96 - 0.7:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
     assert task[4].text == "96.0%"
 
 

@@ -30,7 +30,7 @@ INK, MUTED, GRID, FAINT = "#1b2420", "#5d6963", "#dde4df", "#e9efeb"
 SERIES = ("#2c7a4b", "#c9701a", "#3468ad", "#8f4896", "#b03a3a", "#6a7a1f")
 STAGES = {"teacher": MUTED, "pruned": "#b03a3a", "repaired": "#c9701a", "distilled": "#2c7a4b", "student": "#2c7a4b"}
 MAP = "viridis"
-WIDTH = 5.2  # inches
+WIDTH = 4.7  # inches
 STRIPS = 48  # that a layer's sorted neurons are drawn as
 POINTS = 240  # of a curve that are drawn
 
@@ -107,7 +107,7 @@ def make_figure(height: float) -> tuple[Figure, Axes]:
 def make_panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with axes beside each other, and those."""
     style: Any = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-             "text.color": INK, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+             "text.color": INK, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = list(figure.subplots(1, count, squeeze=False)[0])
@@ -182,15 +182,14 @@ def finish_map(figure: Figure, axes: Axes, scale: Normalize, width: float, heigh
     axes.spines[:].set_visible(False)
     low, high = scale.vmin or 0.0, scale.vmax or 1.0
     values = np.geomspace(low, high, 33) if isinstance(scale, LogNorm) else np.linspace(low, high, 33)
-    key = axes.inset_axes((0.62, 1.04, 0.38, 0.12 / max(0.27 * height, 0.3)))
+    key = axes.inset_axes((0.5, 1.04, 0.5, 0.12 / max(0.27 * height, 0.3)))
     for place, value in enumerate(values[:-1]):
         colour = matplotlib.colormaps[MAP](float(scale(value)))
-        key.add_patch(Rectangle((place, 0), 1.05, 1, facecolor=colour, linewidth=0))
-    key.set(xlim=(0, 32), ylim=(0, 1), yticks=[], xticks=[])
+        key.add_patch(Rectangle((place, 0), min(1.5, 32 - place), 1, facecolor=colour, linewidth=0))
+    key.set(xlim=(-4, 39), ylim=(0, 1), yticks=[], xticks=[])
     key.spines[:].set_visible(False)
-    for place, words, side in ((0, f"{low:.1g} ", "right"), (32, f" {high:.1g}", "left")):
-        key.text(place, 0.5, words, ha=side, va="center", color=MUTED, fontsize=9.5)
-    key.set_xlim(-3, 38)
+    for place, words, side in ((-1, f"{low:.1g}", "right"), (33, f"{high:.1g}", "left")):
+        key.text(place, 0.45, words, ha=side, va="center", color=MUTED, fontsize=9.5)
 
 
 def keep_by_layer(kept: Kept, axis: str, layers: int) -> list[tuple[int, ...]]:
@@ -261,7 +260,8 @@ def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: 
             labels += bool(label)
             draw_curve(axes, curve, label, words, colour=SERIES[place % len(SERIES)], style=styles[number])
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
     axes.margins(x=0.02)

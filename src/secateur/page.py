@@ -109,16 +109,14 @@ def make_tiles(record: Record) -> list[Tile]:
                              ("ms", "ms a sentence", "{:.1f}")):  # fmt: skip
         scale = 1e6 if key == "parameters" else 1
         known = key in first and first[key]
-        detail = (
-            f"teacher {form.format(first[key] / scale)}, {100 * last[key] / first[key]:.0f}% of it" if known else ""
-        )
+        detail = f"teacher {form.format(first[key] / scale)} · {100 * last[key] / first[key]:.0f}%" if known else ""
         tiles.append(Tile(form.format(last[key] / scale), label, detail))
     tiles.append(Tile(f"{last['cosine']:.3f}", "cosine to the teacher", "held-out pairs"))
     means = {name: mean_s(each.own) for name, each in (record.scores or {}).items()}
     mean = means.get(last["stage"])
     if mean is not None:
         base = means.get("teacher")
-        detail = f"teacher {base:.3f}, {100 * mean / base:.1f}% kept" if base else ""
+        detail = f"teacher {base:.3f} · {100 * mean / base:.1f}%" if base else ""
         tiles.append(Tile(f"{mean:.3f}", f"mean of {name_benchmark(record)}'s tasks", detail))
     return tiles
 

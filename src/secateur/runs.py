@@ -15,7 +15,7 @@ import numpy as np
 from secateur import config
 from secateur.config import InputError, Run, build_run, dump_run
 from secateur.corpus import Pairs
-from secateur.distillation import find_checkpoint
+from secateur.distillation import check_batch, find_checkpoint
 from secateur.drift import Drift, save_drift
 from secateur.figures import Drawing, draw_figures
 from secateur.files import whole_file, write_json, write_text
@@ -81,12 +81,18 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
-    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
+    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample.
+
+    Raises InputError: a weight for a source that is not there, or too few rows for a batch.
+    """
     for source in settings.source_weights.keys() - set(pairs.source):
         known = ", ".join(sorted(set(pairs.source)))
         raise InputError(f"distillation.source_weights: no source {source}; there are {known}")
-    seen = settings.steps * settings.batch_size
-    count = int(np.searchsorted(np.cumsum(pairs.weigh(settings.source_weights)), seen)) + 1 if seen else 0
+    if not settings.steps:
+        return pairs.take([])
+    weights = pairs.weigh(settings.source_weights)
+    check_batch(weights, settings)
+    count = int(np.searchsorted(np.cumsum(weights), settings.steps * settings.batch_size)) + 1
     return pairs.take(range(min(count, len(pairs))))
 
 

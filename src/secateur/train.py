@@ -77,13 +77,13 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         benchmark = find_benchmark(experiment.encodechka, places.cache)
         with stage("corpus"):
             corpus = load_corpus(experiment.corpus, places.cache)
+        rows = rows_to_train(corpus.train, experiment.distillation)
         with stage("teacher"):
             teacher = load_encoder(experiment.teacher, device=device)
             held_out = embed_held_out(teacher, corpus, experiment.validation)
         made = resume or not state.is_main_process  # what the main process has made is read
         grounds = survey(teacher, corpus, held_out, experiment, places, resume=made)
         plan = draw_up(grounds, places, resume=made)
-        rows = rows_to_train(corpus.train, experiment.distillation)
         targets = embed_targets(teacher, rows, experiment, places.cache)
     step = find_step(places.run) if resume else None
     with open_log(experiment, places.run, resume_step=step) as run_log:
