@@ -118,6 +118,12 @@ def test_a_student_that_training_spoils_is_kept_as_it_was(run: Any, teacher: Enc
     assert "did not beat" in caplog.text
 
 
+def test_the_last_checkpoint_is_kept_where_the_recipe_says_so(run: Any, judge: Any, teacher: Encoder) -> None:
+    result, curve = run(replace(SETTINGS, keep="last"), pupil=teacher)  # which training spoils
+    assert result.step == SETTINGS.steps
+    assert result.cosine == judge(result.encoder)["cosine"] == curve.of("validation/cosine")[-1] < 0.999
+
+
 def test_no_steps_return_the_student(run: Any, student: Encoder) -> None:
     result, curve = run(replace(SETTINGS, steps=0))
     assert result.encoder is student

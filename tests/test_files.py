@@ -33,6 +33,13 @@ def test_a_folder_replaces_the_old_one_when_the_block_ends_well(tmp_path: Path) 
     assert names(path.parent) == ["model"]
 
 
+def test_whoever_may_read_a_new_folder_may_read_its_files(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "model") as temporary:
+        (temporary / "weights").touch(mode=0o600)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model" / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def write_half(path: Path, error: type[BaseException]) -> None:
     with whole_file(path) as temporary:
         temporary.write_text("half")

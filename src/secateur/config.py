@@ -313,6 +313,7 @@ class Distillation:
     dropout: Fraction = 0.0  # of the student while it trains
     precision: Precision = "float32"  # of training and of the teacher's vectors
     evaluate_every: Positive = 500  # steps; each is a checkpoint
+    keep: Literal["best", "last"] = "best"  # best: by held-out cosine, the student before training among them
 
 
 @dataclass(frozen=True, config=FROZEN)

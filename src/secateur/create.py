@@ -74,7 +74,7 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
                 log_metrics=run_log.metrics, resume=step is not None,
                 callbacks=benchmark_curve(benchmark, making, run_log),
             )  # fmt: skip
-        log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
+        log.info("the student of step %d is kept, held-out cosine %.4f", result.step, result.cosine)
         if state.is_main_process:
             finish(result.encoder, teacher, held_out, benchmark, making, places, run_log, step=result.step)
 

@@ -42,7 +42,7 @@ Validate = Callable[[Encoder], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Distilled:
-    """The best student seen on held-out pairs; step 0 is the one distillation started from."""
+    """The student that is kept, and its cosine on held-out pairs; step 0 is the one distillation started from."""
 
     encoder: Encoder
     step: int
@@ -63,7 +63,7 @@ def distill(
     resume: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> Distilled:
-    """Train a copy of `student` for `settings.steps` steps and return the best of it by held-out cosine.
+    """Train a copy of `student` for `settings.steps` steps and return the best of it by held-out cosine, or the last.
 
     `targets` holds the teacher's vectors of pairs.en, then of pairs.ru (embedding matching); `teacher` runs beside
     the student instead for tokens matching. `validate` returns at least `cosine`. Checkpoints go to
@@ -83,6 +83,8 @@ def distill(
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=checkpoint)
     trained.model.eval()
+    if settings.keep == "last":
+        return Distilled(encoder=trained, step=settings.steps, cosine=validate(trained)["cosine"])
     best = trainer.state.best_metric if trainer.state.best_metric is not None else -math.inf
     if best <= start["cosine"]:
         log.warning("distillation did not beat the student it started from on held-out pairs; that one is kept")
@@ -321,7 +323,7 @@ class DistillationTrainer(Trainer):
         return schedule
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the student on held-out pairs; the best cosine is the checkpoint that is kept."""
+        """Score the student on held-out pairs; `keep: best` keeps the checkpoint of the highest cosine."""
         training = self.student.model.training
         self.student.model.eval()
         metrics = dict(self.validate(self.student))
@@ -373,7 +375,7 @@ def training_arguments(settings: config.Distillation, student: Encoder, folder: 
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=settings.keep == "best",
         metric_for_best_model="cosine",
         greater_is_better=True,
         logging_steps=min(20, every),

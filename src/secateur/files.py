@@ -40,6 +40,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes files that their owner alone may read
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)

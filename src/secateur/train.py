@@ -97,7 +97,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         with stage("distillation"):
             callbacks = benchmark_curve(benchmark, experiment, run_log)
             result = training.run(shrunk.repaired, places.run, resume=step is not None, callbacks=callbacks)
-        log.info("best held-out cosine %.4f, at step %d", result.cosine, result.step)
+        log.info("the student of step %d is kept, held-out cosine %.4f", result.step, result.cosine)
         if state.is_main_process:
             encoders = {"teacher": teacher, "pruned": shrunk.pruned, "repaired": shrunk.repaired}
             encoders["distilled"] = result.encoder
