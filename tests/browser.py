@@ -37,6 +37,7 @@ def open_page(url: str | Path, *, viewport: dict[str, int] = DESK, scheme: str =
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=viewport, color_scheme=scheme)
+        page.set_default_timeout(120_000)  # a busy machine is no failure
         watched = Watched(page)
         page.on("request", lambda request: watched.requests.append(request.url))
         page.on("pageerror", lambda error: watched.errors.append(str(error)))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 from conftest import SENTENCES
 
+from secateur import config
 from secateur.benchmark_data import DownloadError
-from secateur.cli import main
+from secateur.catalogs import find_kept
+from secateur.cli import default_cache, main
 from secateur.encoder import Encoder, save_encoder
+from secateur.files import write_json
 
 GOOD: dict[str, Any] = {
     "teacher": {"model": "teacher"},
@@ -22,7 +26,7 @@ GOOD: dict[str, Any] = {
     "saliency": {"pairs": 8},
     "budget": {"heads": 0.5, "neurons": 0.5},
     "repair": {"sentences": 8},
-    "distillation": {"steps": 0, "batch_size": 4, "learning_rate": 0.001},
+    "distillation": {"steps": 0},
     "validation": {"pairs": 8},
     "encodechka": {"tasks": []},
     "tracking": {"to": "none"},
@@ -54,6 +58,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("budget.heads=1.5", "budget.heads"),
         ("budget.heads=half", "budget.heads"),
         ("distillation.steps=2.5", "distillation.steps"),
+        ("distillation.steps=2", "distillation.batch_size: 128 exceeds the corpus's "),
         ("saliency.criterion=hope", "saliency.criterion"),
         ("teacher={}", "teacher.model: is missing"),
         ("budget.heads=0.01", "budget.heads: 0 of 12 heads leaves none"),
@@ -112,7 +117,7 @@ def test_prune_writes_a_student_and_refuses_what_it_cannot_do(place: Path, capsy
         refused = refuse(capsys, *words, "x", "--held-out", "0.3", "--keep-heads", fraction)
         assert "--keep-heads: " in refused
         assert "budget" not in refused
-    assert "(--held-out: 0.05)" in refuse(capsys, *words, "x")
+    assert "--held-out: 0.05 of" in refuse(capsys, *words, "x")
     (place / "mine").mkdir()
     (place / "mine" / "notes.txt").write_text("keep me")
     assert "mine is there already" in refuse(capsys, *words, "mine")
@@ -124,6 +129,28 @@ def test_pairs_may_be_compressed(place: Path) -> None:
         file.write((place / "pairs.tsv").read_text(encoding="utf-8"))
     words = ["prune", "teacher", "--keep-neurons", "0.5", "--pairs", "pairs.tsv.gz", "--out", "small"]
     assert main([*words, "--held-out", "0.3"]) == 0
+
+
+def test_pairs_may_be_a_list_of_catalogs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = config.Wheel("toy", "1.0", "0" * 64)
+    write_json(place / "catalogs.yaml", {"wheels": [asdict(wheel)]})
+    write_json(find_kept(wheel, default_cache()), SENTENCES)
+    words = ["prune", "teacher", "--keep-neurons", "0.5", "--held-out", "0.3", "--out", "small", "--pairs"]
+    assert main([*words, "catalogs.yaml"]) == 0
+    assert (place / "small" / "modules.json").is_file()
+    assert "a list of catalogs has the key wheels" in refuse(capsys, *words, "run.yaml")
+    assert "one .tsv or two aligned texts, not 3 files" in refuse(capsys, *words, "a", "b", "c", "catalogs.yaml")
+
+
+def test_a_family_is_a_folder_of_models_with_a_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prune", "teacher", "--held-out", "0.3", "--repair-sentences", "16", "--pairs", "pairs.tsv", "--family"]
+    assert main([*words, "0.5,0.8", "--out", "family"]) == 0
+    assert "parameters kept 0.5" in (place / "family" / "0.5" / "README.md").read_text(encoding="utf-8")
+    stages = json.loads((place / "family" / "family.json").read_text())
+    assert [row["stage"] for row in stages] == ["teacher", "0.8", "0.5"]
+    assert (place / "family" / "family.png").stat().st_size > 10_000
+    assert "name no other" in refuse(capsys, *words, "0.5", "--keep-params", "0.5", "--dry-run")
+    assert "is not a list of fractions" in refuse(capsys, *words, "50%", "--dry-run")
 
 
 def test_encode_names_the_line_that_is_not_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +181,7 @@ def benchmark(place: Path) -> Path:
 
 
 def test_the_benchmark_stands_in_the_table_and_as_a_curve(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = ["distillation.steps=4", "distillation.evaluate_every=2", "tracking={to: none, encodechka_every: 2}"]
+    steps = ["distillation={steps: 4, batch_size: 4, evaluate_every: 2}", "tracking={to: none, encodechka_every: 2}"]
     assert main(["train", "run.yaml", "encodechka={data: data, tasks: [STS]}", *steps]) == 0
     table = capsys.readouterr().out
     assert "teacher, own vector" in table

@@ -114,8 +114,20 @@ def test_no_source_and_nothing_left_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one of files, datasets, catalogs"):
         load(tmp_path)
     swapped = write_table(tmp_path / "swapped.tsv", [(ru, en) for en, ru in PAIRS])
-    with pytest.raises(InputError, match="no pair of 3 to 64 words is left for train, of 0 rows"):
+    with pytest.raises(InputError, match=r"no pair in \d+ rows \(no English in \d+\); a row is English, then Russian"):
         load(tmp_path, swapped)
+    short = write_table(tmp_path / "short.tsv", [("A cat.", "Кот."), ("A dog.", "Пёс.")])
+    with pytest.raises(InputError, match=r"corpus\.min_words: 3 words on each side, which none of 2 rows has"):
+        load(tmp_path, short)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(1e-9, "none to judge by: give more pairs or a larger share"), (0.999, "a smaller share")]
+)
+def test_a_side_that_the_hash_leaves_empty_is_said_with_the_remedy(tmp_path: Path, share: float, words: str) -> None:
+    few = write_table(tmp_path / "few.tsv", PAIRS[:3])
+    with pytest.raises(InputError, match=rf"corpus\.held_out: {share} of \d pairs, picked by hash, .*{words}"):
+        load(tmp_path, few, held_out=share)
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -130,7 +130,6 @@ def address(contenders: list[Contender], tmp_path: Path, monkeypatch: pytest.Mon
 def test_in_a_browser_sentences_are_compared_and_neighbours_found(address: str, tmp_path: Path) -> None:
     with open_page(address) as watched:
         page = watched.page
-        page.set_default_timeout(120_000)
         box = page.get_by_label("Sentences, one a line")
         box.fill(TEXT)
         page.get_by_role("button", name="Compare").click()

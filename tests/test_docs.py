@@ -9,10 +9,12 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -22,7 +24,9 @@ from conftest import ROOT, SENTENCES
 from ruamel.yaml import YAML
 
 from secateur import cli, config
+from secateur.catalogs import find_kept
 from secateur.encoder import Encoder, save_encoder
+from secateur.files import write_json
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "README.ru.md", *sorted(DOCS.rglob("*.md"))]
@@ -183,6 +187,7 @@ def check_recipe(name: str, overrides: list[str], titled: dict[str, str], folder
     if name in titled:
         path = folder / Path(name).name
         path.write_text(titled[name], encoding="utf-8")
+        shutil.copytree(ROOT / "experiments" / "catalogs", folder / "catalogs", dirs_exist_ok=True)
     config.load_run(path, overrides)
 
 
@@ -354,17 +359,15 @@ def test_the_picture_is_what_its_script_draws() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path, teacher: Encoder, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A toy where the quick start expects a clone: its teacher, its default recipe, sentences."""
+    """A toy where the quick start expects a clone: its teacher, its list of catalogs (here read already), sentences."""
     save_encoder(teacher, tmp_path / "models" / "teacher-mini-en-ru")
     pairs = [(f"{a} {c}", f"{b} {d}") for a, b in SENTENCES for c, d in SENTENCES[:12]]
-    (tmp_path / "toy.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in pairs), encoding="utf-8")
     (tmp_path / "sentences.txt").write_text("".join(f"{ru}\n" for _, ru in SENTENCES), encoding="utf-8")
-    recipe = (ROOT / "experiments" / "mini-en-ru.yaml").read_text(encoding="utf-8")
-    (tmp_path / "experiments").mkdir()
-    shrunk = recipe.replace("catalogs: catalogs/interfaces.yaml", "files: [toy.tsv]")
-    (tmp_path / "experiments" / "mini-en-ru.yaml").write_text(shrunk, encoding="utf-8")
+    wheel = config.Wheel("toy", "1.0", "0" * 64)
+    write_json(tmp_path / "experiments" / "catalogs" / "interfaces.yaml", {"wheels": [asdict(wheel)]})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_json(find_kept(wheel, cli.default_cache()), pairs)
     return tmp_path
 
 
@@ -385,7 +388,7 @@ def test_the_quick_start_reaches_a_student(clone: Path, capsys: pytest.CaptureFi
         elif block.title:
             (clone / block.title).write_text(block.text, encoding="utf-8")
         elif block.language == "bash":
-            for line in block.text.splitlines():
+            for line in block.text.replace("\\\n", " ").splitlines():
                 words = split_line(line)
                 if words[0] == "secateur" and words[1] != "--version":
                     words = ["20k" if word == "12M" else word for word in words]

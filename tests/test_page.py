@@ -35,6 +35,11 @@ def record(page: Path) -> Record:
     return read_record(page.parent)
 
 
+def show(folder: Path) -> str:
+    records = [read_record(folder)]
+    return build_page(records, draw_figures(records))
+
+
 def test_a_run_that_ended_has_every_section_and_nothing_is_missing(page: Path) -> None:
     assert (page.parent.name, page.name) == ("one", "report.html")
     text = page.read_text(encoding="utf-8")
@@ -58,12 +63,13 @@ def test_what_a_record_says_is_never_markup(page: Path) -> None:
 
 def test_a_run_in_progress_says_so_and_shows_what_there_is(tmp_path: Path) -> None:
     record = read_record(write_record(tmp_path, "one", ended=False))
-    text = build_page([record])
+    drawings = draw_figures([record])
+    text = build_page([record], drawings)
     assert "not ended: step 20 of 40" in text
     assert "This run has not ended" in text
     assert "The table of scores is not there yet" in text
     assert "Heads, by layer" in text
-    assert len(draw_figures(record)) == 8
+    assert len(drawings) == 8
     (loss,) = find_curves([record], "train/output")
     assert loss.steps.tolist() == [10]  # a value that was not finite is left out
 
@@ -71,11 +77,11 @@ def test_a_run_in_progress_says_so_and_shows_what_there_is(tmp_path: Path) -> No
 def test_a_run_without_metrics_or_with_its_recipe_alone_has_a_page(tmp_path: Path) -> None:
     folder = write_record(tmp_path, "one")
     (folder / "metrics.jsonl").unlink()
-    assert "No losses were recorded." in build_page([read_record(folder)])
+    assert "No losses were recorded." in show(folder)
     for path in folder.iterdir():
         if path.name != "recipe.json":
             path.unlink()
-    assert "not ended: not yet training" in build_page([read_record(folder)])
+    assert "not ended: not yet training" in show(folder)
 
 
 def test_a_run_that_made_an_encoder_has_a_page(tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_a_run_that_made_an_encoder_has_a_page(tmp_path: Path) -> None:
     scores = json.loads((folder / "scores.json").read_text())
     scores["stages"] = [{"stage": "teacher", "cosine": 1.0, "en_ru": 0.9, "ru_en": 0.9}, scores["stages"][-1]]
     (folder / "scores.json").write_text(json.dumps(scores))
-    text = build_page([read_record(folder)])
+    text = show(folder)
     assert "nothing was cut" in text
     assert "teacher, v.npy" in text
 
@@ -117,11 +123,11 @@ def test_differences_and_intervals_are_those_of_the_pairs(record: Record) -> Non
     gaps = student.astype(float) - teacher.astype(float)
     margin = 1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5
     assert row[3].value == pytest.approx(gaps.mean())
-    assert f"{gaps.mean() - margin:+.4f}".replace("-", "−") in row[3].text
+    assert f"{gaps.mean() - margin:+.3f}".replace("-", "−") in row[3].text
     task = tabulate_benchmark(record.scores, "").rows[0]
     drawn = record.scores["distilled"].draws["STS"] - record.scores["teacher"].draws["STS"]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    assert task[3].text == f"{0.7 * 0.96 - 0.7:+.4f} [{low:+.4f}, {high:+.4f}]".replace("-", "−")
+    assert task[3].text == f"{0.7 * 0.96 - 0.7:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
     assert task[4].text == "96.0%"
 
 
@@ -227,9 +233,10 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(tmp_path: Path) -> None:
 def test_the_log_is_handed_the_same_pictures(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
     monkeypatch.setattr(RunLog, "figure", lambda self, title, figure: titles.append(title))
-    log_figures(record, RunLog())
-    assert titles == list(draw_figures(record))
-    assert len(titles) == 14
+    drawings = draw_figures([record])
+    log_figures(drawings, RunLog())
+    assert titles == [drawing.title for drawing in drawings]
+    assert len(set(titles)) == 14
 
 
 def test_kept_of_every_layer_needs_no_list_of_layers() -> None:

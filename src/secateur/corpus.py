@@ -97,14 +97,25 @@ def load_corpus(settings: config.Corpus, cache: Path) -> ParallelCorpus:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
     rows = drop_duplicates(rows, settings.max_per_source)
     corpus = split_rows(rows, settings.held_out)
-    for side, pairs in {"train": corpus.train, "held_out": corpus.held_out}.items():
-        if not any(pairs.paired):
-            raise InputError(
-                f"corpus: no pair of {settings.min_words} to {settings.max_words} words is left for {side}, "
-                f"of {len(rows)} rows (corpus.held_out: {settings.held_out})"
-            )
-        log_pairs(side, pairs)
+    check_sides(corpus, settings)
+    log_pairs("train", corpus.train)
+    log_pairs("held_out", corpus.held_out)
     return corpus
+
+
+def check_sides(corpus: ParallelCorpus, settings: config.Corpus) -> None:
+    """Raise InputError where one side has no pair; of a few pairs the hash may well hold out none, or all."""
+    train, held_out = sum(corpus.train.paired), sum(corpus.held_out.paired)
+    if train and held_out:
+        return
+    if not train + held_out:
+        rows = len(corpus.train)
+        raise InputError(f"corpus.min_words: {settings.min_words} words on each side, which none of {rows} rows has")
+    lack, remedy = ("to judge by", "larger") if train else ("to train on", "smaller")
+    raise InputError(
+        f"corpus.held_out: {settings.held_out} of {train + held_out} pairs, picked by hash, leaves none {lack}: "
+        f"give more pairs or a {remedy} share"
+    )
 
 
 def read_rows(settings: config.Corpus, cache: Path) -> Iterator[Row]:
@@ -132,6 +143,9 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
         else:
             clean.append(keyed)
     logger.info("%d rows read, %d clean; dropped: %s", len(clean) + dropped.total(), len(clean), dict(dropped))
+    if not clean:
+        flaws = ", ".join(f"{flaw} in {count}" for flaw, count in dropped.most_common())
+        raise InputError(f"corpus: no pair in {dropped.total()} rows ({flaws}); a row is English, then Russian")
     return clean
 
 

@@ -54,10 +54,10 @@ def create(making: Making, places: Places, *, resume: bool = False) -> None:
         benchmark = find_benchmark(making.encodechka, places.cache)
         with stage("corpus"):
             corpus = load_corpus(making.corpus, places.cache)
+        rows = rows_to_train(corpus.train, making.distillation)
         with stage("student"):
             sentences = [*corpus.train.en, *corpus.train.ru]
             student = make_student(making.student, sentences, places.cache, seed=making.seed, device=device)
-        rows = rows_to_train(corpus.train, making.distillation)
         with stage("targets"):
             sources = open_teachers(making, corpus, places.cache, device=device)
             teacher = join_teachers(sources, making, sentences, vectors, dimension=student.dimension)

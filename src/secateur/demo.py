@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from secateur import config
-from secateur.config import InputError
+from secateur.config import InputError, require
 from secateur.encoder import Encoder, embed, load_encoder
 from secateur.render import render
 
@@ -215,7 +215,7 @@ def serve(contenders: Sequence[Contender], sentences: Path | None, *, host: str,
 
 def open_page(contenders: Sequence[Contender], listed: Listed, *, host: str, port: int) -> "Blocks":
     """Serve the page from a thread; its `close` ends that. Raises InputError: Gradio is missing, a port is in use."""
-    load_gradio()
+    prepare_gradio()
     check_address(host, port)
     page = build_page(contenders, listed)
     page.queue(default_concurrency_limit=1)
@@ -227,13 +227,10 @@ def open_page(contenders: Sequence[Contender], listed: Listed, *, host: str, por
     return page
 
 
-def load_gradio() -> None:
-    """Load Gradio with everything that calls home switched off. Raises InputError: it is not installed."""
+def prepare_gradio() -> None:
+    """Switch off everything in Gradio that calls home, before it is imported. Raises InputError: not installed."""
+    require("gradio", extra="demo", by="demo")
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_RUN_HISTORY": "False"}
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError("the page needs Gradio: pip install 'secateur[demo]'") from None
 
 
 def open_list(contenders: Sequence[Contender], path: Path | None) -> Listed:

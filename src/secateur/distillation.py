@@ -92,6 +92,13 @@ def distill(
     return Distilled(encoder=trained, step=trainer.state.best_global_step or 0, cosine=best)
 
 
+def check_batch(weights: np.ndarray, settings: config.Distillation) -> None:
+    """Raise InputError where an epoch, as long as the sum of the rows' weights, is shorter than a batch."""
+    drawn = int(weights.sum())
+    if drawn < settings.batch_size:
+        raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {drawn} rows")
+
+
 def set_dropout(encoder: Encoder, probability: float) -> None:
     for module in encoder.transformer.modules():
         if isinstance(module, nn.Dropout):
@@ -233,9 +240,7 @@ class DistillationTrainer(Trainer):
                 f"{arguments.world_size} processes x {settings.accumulation} accumulated batches"
             )
         arguments.per_device_train_batch_size = settings.batch_size // parts
-        drawn = int(dataset.weights.sum())
-        if drawn < settings.batch_size:
-            raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {drawn} rows")
+        check_batch(dataset.weights, settings)
         for parameter in student.model.parameters():
             parameter.requires_grad_(parameter.numel() > 0)  # a layer without heads has empty matrices
         self.settings, self.student, self.teacher, self.rows = settings, student, teacher, dataset

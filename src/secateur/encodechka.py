@@ -127,12 +127,6 @@ def bootstrap(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> dict[
     return draws
 
 
-def bootstrap_mean(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> np.ndarray:
-    """Return the mean over tasks of what `bootstrap` draws [repeats]."""
-    means: np.ndarray = np.mean(list(bootstrap(outcomes, repeats=repeats, seed=seed).values()), axis=0)
-    return means
-
-
 @dataclass(frozen=True)
 class Embedded:
     """A part with its vectors [N, D], one array a text column."""

@@ -20,7 +20,6 @@ from matplotlib.ticker import MaxNLocator
 from secateur.drift import Drift, name_lengths, split_by_length
 from secateur.leaderboard import Scores, mean_s
 from secateur.record import Record
-from secateur.report import pareto_front
 from secateur.saliency import Saliency
 from secateur.selection import Kept
 
@@ -31,52 +30,91 @@ INK, MUTED, GRID, FAINT = "#1b2420", "#5d6963", "#dde4df", "#e9efeb"
 SERIES = ("#2c7a4b", "#c9701a", "#3468ad", "#8f4896", "#b03a3a", "#6a7a1f")
 STAGES = {"teacher": MUTED, "pruned": "#b03a3a", "repaired": "#c9701a", "distilled": "#2c7a4b", "student": "#2c7a4b"}
 MAP = "viridis"
-WIDTH = 5.2  # inches
+WIDTH = 4.7  # inches
 STRIPS = 48  # that a layer's sorted neurons are drawn as
 POINTS = 240  # of a curve that are drawn
 
-LOSSES = {
-    "loss": "Loss, all terms weighed",
-    "similarity": "Similarity: Russian against English",
-    "output": "Output: student against teacher",
+TRAINING = {  # metrics and the titles of their curves
+    "train/loss": "Loss, all terms weighed",
+    "train/similarity": "Similarity: Russian against English",
+    "train/output": "Output: student against teacher",
+    "train/learning_rate": "Learning rate",
+    "validation/cosine": "Validation: cosine to the teacher",
 }
 COSTS = {"ms": "milliseconds a sentence", "mb": "megabytes of weights"}
 DIRECTIONS = {"en_ru": "English to Russian", "ru_en": "Russian to English"}
 
 
-def draw_figures(record: Record) -> dict[str, Figure]:
-    """Return the pictures that a record has the numbers for, by title."""
-    figures: dict[str, Figure] = {}
-    if record.saliency is not None:
-        figures["head saliency"] = draw_heads(record.saliency, record.kept)
-        figures["neuron saliency"] = draw_neurons(record.saliency, record.kept)
-        if record.kept is not None:
-            figures["what was cut"] = draw_cut(record.saliency, record.kept)
-    for term, title in LOSSES.items():
-        if list(find_curves([record], f"train/{term}")):
-            figures[title] = draw_curves([record], {f"train/{term}": title})
-    if list(find_curves([record], "validation/cosine")):
-        figures["validation"] = draw_curves([record], {"validation/cosine": "cosine to the teacher"})
-        figures["validation, retrieval"] = draw_retrieval([record])
-    for cost, label in COSTS.items():
-        for quality, points in (("cosine", cosine_points([record], cost)), ("mean", mean_points([record], cost))):
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, of one run or of all side by side; `section` is where the page shows it."""
+
+    section: str
+    title: str
+    figure: Figure
+    record: Record | None = None  # none: of all
+    note: str = ""
+
+
+def draw_figures(records: Sequence[Record]) -> list[Drawing]:
+    """Return every picture that the records have the numbers for."""
+    return [
+        *(drawing for record in records for drawing in list_saliency(record)),
+        *list_training(records),
+        *list_costs(records),
+        *(drawing for record in records for drawing in list_drift(record)),
+    ]
+
+
+def list_saliency(record: Record) -> Iterator[Drawing]:
+    saliency, kept = record.saliency, record.kept
+    if saliency is None:
+        return
+    yield Drawing("heads", "Heads, by layer", draw_heads(saliency, kept), record)
+    yield Drawing("neurons", "Neurons, by layer", draw_neurons(saliency, kept), record)
+    if kept is not None:
+        yield Drawing("cuts", "Heads and neurons kept, by layer", draw_cut(saliency, kept), record)
+
+
+def list_training(records: Sequence[Record]) -> Iterator[Drawing]:
+    for name, title in TRAINING.items():
+        if any(find_curves(records, name)):
+            yield Drawing("training", title, draw_curves(records, {name: title}))
+    if any(find_curves(records, "validation/en_ru")):
+        yield Drawing("training", "Validation: translations found", draw_retrieval(records))
+
+
+def list_costs(records: Sequence[Record]) -> Iterator[Drawing]:
+    for quality, points_of in {"cosine": cosine_points, "mean": mean_points}.items():
+        for cost, label in COSTS.items():
+            points = points_of(records, cost)
             if len(points) > 1:
-                figures[f"{quality} against {label}"] = draw_cost(points, label, QUALITIES[quality])
+                title = f"{'Cosine' if quality == 'cosine' else 'Mean score'} against {label}"
+                yield Drawing("cost", title, draw_cost(points, label, QUALITIES[quality]))
+
+
+def list_drift(record: Record) -> Iterator[Drawing]:
     if record.drift is not None:
-        figures["drift by language"] = draw_languages(record.drift)
-        figures["drift by length"] = draw_lengths(record.drift)
-    return figures
+        yield Drawing("drift", "By language", draw_languages(record.drift), record)
+        yield Drawing("drift", "By length", draw_lengths(record.drift), record, note="Bars: 95% intervals.")
 
 
 def make_figure(height: float) -> tuple[Figure, Axes]:
-    style: Any = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-             "text.color": INK, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots()
-    axes.tick_params(length=0)
-    axes.set_axisbelow(True)
+    figure, (axes,) = make_panels(1, WIDTH, height)
     return figure, axes
+
+
+def make_panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes beside each other, and those."""
+    style: Any = {"axes.edgecolor": GRID, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+             "text.color": INK, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        panels = list(figure.subplots(1, count, squeeze=False)[0])
+    for axes in panels:
+        axes.tick_params(length=0)
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
 def draw_heads(saliency: Saliency, kept: Kept | None) -> Figure:
@@ -144,15 +182,14 @@ def finish_map(figure: Figure, axes: Axes, scale: Normalize, width: float, heigh
     axes.spines[:].set_visible(False)
     low, high = scale.vmin or 0.0, scale.vmax or 1.0
     values = np.geomspace(low, high, 33) if isinstance(scale, LogNorm) else np.linspace(low, high, 33)
-    key = axes.inset_axes((0.62, 1.04, 0.38, 0.12 / max(0.27 * height, 0.3)))
+    key = axes.inset_axes((0.5, 1.04, 0.5, 0.12 / max(0.27 * height, 0.3)))
     for place, value in enumerate(values[:-1]):
         colour = matplotlib.colormaps[MAP](float(scale(value)))
-        key.add_patch(Rectangle((place, 0), 1.05, 1, facecolor=colour, linewidth=0))
-    key.set(xlim=(0, 32), ylim=(0, 1), yticks=[], xticks=[])
+        key.add_patch(Rectangle((place, 0), min(1.5, 32 - place), 1, facecolor=colour, linewidth=0))
+    key.set(xlim=(-4, 39), ylim=(0, 1), yticks=[], xticks=[])
     key.spines[:].set_visible(False)
-    for place, words, side in ((0, f"{low:.1g} ", "right"), (32, f" {high:.1g}", "left")):
-        key.text(place, 0.5, words, ha=side, va="center", color=MUTED, fontsize=9.5)
-    key.set_xlim(-3, 38)
+    for place, words, side in ((-1, f"{low:.1g}", "right"), (33, f"{high:.1g}", "left")):
+        key.text(place, 0.45, words, ha=side, va="center", color=MUTED, fontsize=9.5)
 
 
 def keep_by_layer(kept: Kept, axis: str, layers: int) -> list[tuple[int, ...]]:
@@ -223,7 +260,8 @@ def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: 
             labels += bool(label)
             draw_curve(axes, curve, label, words, colour=SERIES[place % len(SERIES)], style=styles[number])
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
     axes.margins(x=0.02)
@@ -295,6 +333,21 @@ def name_stage(record: Record, stage: str, records: Sequence[Record]) -> str:
 def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
     """Draw quality against cost; a line, the Pareto front, joins what nothing beats in both."""
     figure, axes = make_figure(3.1)
+    plot_points(axes, points, cost, quality)
+    return figure
+
+
+def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw a family's cosine against parameters and against milliseconds; `rows` are those of a stage table."""
+    costs = {"millions of parameters": ("parameters", 1e6), COSTS["ms"]: ("ms", 1)}
+    figure, panels = make_panels(2, 2 * WIDTH, 3.6)
+    for axes, (label, (key, unit)) in zip(panels, costs.items(), strict=True):
+        points = [Point(row["stage"], row["stage"], row[key] / unit, row["cosine"]) for row in rows]
+        plot_points(axes, points, label, QUALITIES["cosine"])
+    return figure
+
+
+def plot_points(axes: Axes, points: Sequence[Point], cost: str, quality: str) -> None:
     best = pareto_front([(point.cost, point.quality) for point in points])
     axes.plot(*zip(*best, strict=True), color=SERIES[2], linewidth=1.4, label="Pareto front", zorder=1)
     for point in points:
@@ -309,7 +362,15 @@ def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
     axes.legend(loc="lower left", **LEGEND)
-    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (cost, quality) points that no other beats in both, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
 
 
 def label_points(axes: Axes, points: Sequence[Point], room: float) -> None:

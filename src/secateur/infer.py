@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
@@ -14,13 +14,14 @@ from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
 from secateur.config import InputError
 from secateur.cost import count_bytes, count_parameters
-from secateur.encoder import computing_in, load_encoder
+from secateur.encoder import Encoder, computing_in, load_encoder
 from secateur.files import whole_file, write_json
 from secateur.inference import Encoder as SavedEncoder
 from secateur.leaderboard import Scores, dump_scores
 from secateur.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
 from secateur.report import format_benchmark, format_ranking
 from secateur.scores import Benchmark
+from secateur.teachers import VectorSource
 from secateur.universal import UniversalSentenceEncoder
 
 log = logging.getLogger(__name__)
@@ -40,17 +41,37 @@ def infer(model: str, settings: config.Encodechka, *, on: Sequence[str], cache: 
     if teacher is not None and teacher.model != model:
         encoders = {"teacher": load_encoder(teacher, device=device), **encoders}
     log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
+    run = runs / Path(model).name
+    try:
+        return tabulate_scores(encoders, settings, on=on, cache=cache, record=run)
+    except DownloadError as error:
+        return kept_table(run / "table.txt", error)
+
+
+def tabulate_scores(
+    encoders: Mapping[str, Encoder | VectorSource],
+    settings: config.Encodechka,
+    *,
+    on: Sequence[str],
+    cache: Path,
+    record: Path,
+    suffix: str = "",
+) -> str:
+    """Return a table of the encoders for each benchmark of `on`; a run's record, if there is one, keeps the scores.
+
+    Raises DownloadError where encodechka cannot be had and nothing else was asked for.
+    """
     tables = []
     for name in on:
         try:
             benchmark = Benchmark(settings, find_data(settings, cache) if name == "encodechka" else None)
         except DownloadError as error:
             if len(on) == 1:
-                return kept_table(runs / Path(model).name / "table.txt", error)
+                raise
             log.warning("encodechka cannot be scored: %s", error)
             continue
         scores = {each: benchmark.score(encoders[each], name=each) for each in encoders}
-        save_scores(scores, runs / Path(model).name / f"{name}.json")
+        save_scores(scores, record / f"{name}{suffix}.json")
         tables.append(format_benchmark(scores))
     return "\n\n".join(tables)
 
@@ -93,17 +114,13 @@ def infer_file(
     Raises InputError: no such file, not the one exported, or nothing to score it on.
     """
     encoder = SavedEncoder(model, backend=backend, threads=threads, device=device)
-    name = f"{Path(model).name}, {backend}"
-    tables = []
-    for each in on:
-        try:
-            benchmark = Benchmark(settings, find_data(settings, cache) if each == "encodechka" else None)
-        except DownloadError as error:
-            raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}") from None
-        scores = {name: benchmark.score(encoder, name=name)}
-        save_scores(scores, runs / Path(model).name / f"{each}-{backend}.json")
-        tables.append(format_benchmark(scores))
-    return "\n\n".join(tables)
+    name = Path(model).name
+    try:
+        return tabulate_scores(
+            {f"{name}, {backend}": encoder}, settings, on=on, cache=cache, record=runs / name, suffix=f"-{backend}"
+        )
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}") from None
 
 
 REMEDY = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from secateur.config import InputError
+from secateur.config import InputError, require
 from secateur.files import hash_file
 from secateur.machine import count_cores
 from secateur.padding import pad_rows
@@ -210,10 +210,9 @@ def check_record(folder: Path, name: str) -> tuple[int, int]:
 
 def open_file(path: Path | bytes, threads: int | None, device: str = "cpu") -> tuple[Run, int]:
     """Return what runs a batch through an ONNX file (or its content), and the dimension of its sentence vectors."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError("backend: onnxruntime is not installed: pip install 'secateur[onnx]'") from None
+    require("onnxruntime", extra="onnx", by="backend")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_cores()
     options.enable_mem_pattern = False  # it plans memory for one shape, and every batch has another

@@ -1,6 +1,7 @@
 """What encodechka's scores are worth: one model's scores, their mean, and the published rows beside them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,12 @@ def mean_s(scores: dict[str, float]) -> float | None:
     """Return the mean of the eight sentence tasks, or None if one is missing or undefined."""
     values = [scores.get(task, math.nan) for task in SENTENCE_TASKS]
     return None if any(map(math.isnan, values)) else sum(values) / len(values)
+
+
+def mean_draws(draws: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the mean over the sentence tasks of each draw [draws]."""
+    means: np.ndarray = np.mean([draws[task] for task in SENTENCE_TASKS if task in draws], axis=0)
+    return means
 
 
 def dump_scores(scores: Scores) -> dict[str, Any]:

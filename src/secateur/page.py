@@ -7,17 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from secateur import __version__, figures
 from secateur.config import InputError
-from secateur.figures import draw_cost, draw_curves, draw_cut, draw_heads, draw_languages, draw_lengths, draw_neurons
+from secateur.figures import Drawing, draw_figures
 from secateur.files import write_text
 from secateur.leaderboard import mean_s
 from secateur.record import Record, find_run, read_record
 from secateur.render import render
-from secateur.saliency import Saliency
-from secateur.selection import Kept
 from secateur.svg import draw_svg
 from secateur.tables import (
     Block,
@@ -71,26 +68,26 @@ def report_runs(names: Sequence[str], runs: Path, out: Path | None) -> Path:
     )
     path = out or beside
     try:
-        write_page(records, path)
+        write_page(records, draw_figures(records), path)
     except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
         raise InputError(f"{path}: cannot be written to ({error.strerror})") from None
     return path
 
 
-def write_page(records: Sequence[Record], path: Path) -> None:
+def write_page(records: Sequence[Record], drawings: Sequence[Drawing], path: Path) -> None:
     """Write the page of these runs; the file appears whole or not at all."""
-    write_text(path, build_page(records))
+    write_text(path, build_page(records, drawings))
 
 
-def build_page(records: Sequence[Record]) -> str:
-    """Return the page of these runs as HTML."""
+def build_page(records: Sequence[Record], drawings: Sequence[Drawing]) -> str:
+    """Return the page of these runs as HTML; `drawings` is what `draw_figures` makes of them."""
     asset = files("secateur") / "templates"
     return render(
         "report.html",
         title=" · ".join(record.name for record in records),
         records=[(record, say_state(record), say_time(record.changed)) for record in records],
         tiles=make_tiles(records[0]) if len(records) == 1 else [],
-        sections=[build(records) for build in SECTIONS],
+        sections=[build(records, drawings) for build in SECTIONS],
         version=__version__,
         style=Markup((asset / "report.css").read_text(encoding="utf-8")),
         script=Markup((asset / "report.js").read_text(encoding="utf-8")),
@@ -112,16 +109,14 @@ def make_tiles(record: Record) -> list[Tile]:
                              ("ms", "ms a sentence", "{:.1f}")):  # fmt: skip
         scale = 1e6 if key == "parameters" else 1
         known = key in first and first[key]
-        detail = (
-            f"teacher {form.format(first[key] / scale)}, {100 * last[key] / first[key]:.0f}% of it" if known else ""
-        )
+        detail = f"teacher {form.format(first[key] / scale)} · {100 * last[key] / first[key]:.0f}%" if known else ""
         tiles.append(Tile(form.format(last[key] / scale), label, detail))
     tiles.append(Tile(f"{last['cosine']:.3f}", "cosine to the teacher", "held-out pairs"))
     means = {name: mean_s(each.own) for name, each in (record.scores or {}).items()}
     mean = means.get(last["stage"])
     if mean is not None:
         base = means.get("teacher")
-        detail = f"teacher {base:.3f}, {100 * mean / base:.1f}% kept" if base else ""
+        detail = f"teacher {base:.3f} · {100 * mean / base:.1f}%" if base else ""
         tiles.append(Tile(f"{mean:.3f}", f"mean of {name_benchmark(record)}'s tasks", detail))
     return tiles
 
@@ -131,11 +126,19 @@ def name_benchmark(record: Record) -> str:
     return "the probe" if name == "probe" else name
 
 
-def picture(figure: Figure, record: Record | None, title: str, note: str = "") -> Picture:
-    """Return a drawing as a picture of the page."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{record.name if record else 'all'}-{title}")
-    svg = draw_svg(figure, name=name, label=title, colours=COLOURS, tip=figures.TIP)
-    return Picture(Markup(svg), title, note)
+def pick(
+    drawings: Sequence[Drawing], section: str, records: Sequence[Record], record: Record | None = None
+) -> list[Picture]:
+    """Return a section's drawings, of one run or of all together, as pictures of the page."""
+    return [frame(each, records) for each in drawings if each.section == section and each.record is record]
+
+
+def frame(drawing: Drawing, records: Sequence[Record]) -> Picture:
+    title = named(drawing.title, drawing.record, records) if drawing.record else drawing.title
+    owner = drawing.record.name if drawing.record else "all"
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{owner}-{drawing.section}-{title}")
+    svg = draw_svg(drawing.figure, name=name, label=title, colours=COLOURS, tip=figures.TIP)
+    return Picture(Markup(svg), title, drawing.note)
 
 
 def named(title: str, record: Record, records: Sequence[Record]) -> str:
@@ -148,7 +151,7 @@ def missing(record: Record, records: Sequence[Record], what: str) -> Note:
     return Note(named(f"{what} {reason}.", record, records))
 
 
-def show_scores(records: Sequence[Record]) -> Section:
+def show_scores(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     section = Section("scores", "Scores", "What each encoder is worth and what it costs, the teacher first.")
     if len(records) > 1:
         section.blocks.append(tabulate_runs(records))
@@ -165,53 +168,42 @@ def show_scores(records: Sequence[Record]) -> Section:
     return section
 
 
-def show_costs(records: Sequence[Record]) -> Section:
+def show_costs(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     section = Section(
         "cost", "Quality against cost",
         "Up is better, left is cheaper. The line joins what no other encoder beats in both: the Pareto front.",
     )  # fmt: skip
-    for quality, points_of in (("cosine", figures.cosine_points), ("mean", figures.mean_points)):
-        for cost, label in figures.COSTS.items():
-            points = points_of(records, cost)
-            if len(points) > 1:
-                title = f"{'Cosine' if quality == 'cosine' else 'Mean score'} against {label}"
-                section.blocks.append(picture(draw_cost(points, label, figures.QUALITIES[quality]), None, title))
+    section.blocks.extend(pick(drawings, section.id, records))
     if not section.blocks:
         section.blocks.extend(missing(record, records, "What the encoders cost") for record in records)
     return section
 
 
-def show_heads(records: Sequence[Record]) -> Section:
+def show_heads(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     lead = "How much each head matters: the brighter, the more. Crossed heads were cut. Layers are counted from 0."
-    return show_saliency(Section("heads", "Head saliency", lead), records, draw_heads)
+    return show_saliency(Section("heads", "Head saliency", lead), records, drawings)
 
 
-def show_neurons(records: Sequence[Record]) -> Section:
+def show_neurons(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     lead = "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut."
-    return show_saliency(Section("neurons", "Neuron saliency", lead), records, draw_neurons)
+    return show_saliency(Section("neurons", "Neuron saliency", lead), records, drawings)
 
 
-def show_saliency(
-    section: Section, records: Sequence[Record], draw: Callable[[Saliency, Kept | None], Figure]
-) -> Section:
+def show_saliency(section: Section, records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     """Return the section of an axis, its id, with each record's map and the numbers beside it."""
 
     def blocks(record: Record) -> list[Block]:
         if record.saliency is None:
             return []
-        title = named(f"{section.id.capitalize()}, by layer", record, records)
-        shown = picture(draw(record.saliency, record.kept), record, title)
-        return [shown, retitle(tabulate_layers(record, section.id), record, records)]
+        table = retitle(tabulate_layers(record, section.id), record, records)
+        return [*pick(drawings, section.id, records, record), table]
 
     return show_each(section, records, "Saliency", blocks)
 
 
-def show_cuts(records: Sequence[Record]) -> Section:
+def show_cuts(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     def blocks(record: Record) -> list[Block]:
-        found: list[Block] = []
-        if record.saliency is not None and record.kept is not None:
-            drawn = draw_cut(record.saliency, record.kept)
-            found.append(picture(drawn, record, named("Heads and neurons kept, by layer", record, records)))
+        found: list[Block] = [*pick(drawings, "cuts", records, record)]
         if record.plan is not None and record.whole is not None:
             found.append(retitle(tabulate_axes(record), record, records))
         return found
@@ -237,7 +229,7 @@ def show_each(
     return section
 
 
-def show_training(records: Sequence[Record]) -> Section:
+def show_training(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     lead = "Each term of the loss and the held-out scores over the steps of distillation."
     if len(records) == 1 and records[0].step is not None:
         lead += f" The checkpoint of step {records[0].step:,}, the best on held-out pairs, was kept."
@@ -245,22 +237,11 @@ def show_training(records: Sequence[Record]) -> Section:
     for record in records:
         if not any("train/loss" in key for line in record.metrics for key in line):
             section.blocks.append(Note(named("No losses were recorded.", record, records)))
-    for term, title in figures.LOSSES.items():
-        if list(figures.find_curves(records, f"train/{term}")):
-            section.blocks.append(picture(draw_curves(records, {f"train/{term}": title}), None, title))
-    if list(figures.find_curves(records, "train/learning_rate")):
-        title = "Learning rate"
-        section.blocks.append(picture(draw_curves(records, {"train/learning_rate": title}), None, title))
-    if list(figures.find_curves(records, "validation/cosine")):
-        title = "Validation: cosine to the teacher"
-        section.blocks.append(
-            picture(draw_curves(records, {"validation/cosine": "cosine to the teacher"}), None, title)
-        )
-        section.blocks.append(picture(figures.draw_retrieval(records), None, "Validation: translations found"))
+    section.blocks.extend(pick(drawings, section.id, records))
     return section
 
 
-def show_drift(records: Sequence[Record]) -> Section:
+def show_drift(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     def blocks(record: Record) -> list[Block]:
         drift = record.drift
         if drift is None:
@@ -268,8 +249,7 @@ def show_drift(records: Sequence[Record]) -> Section:
         folded = Folded(named("By length, in numbers", record, records), [tabulate_lengths(drift)])
         worst = tabulate_worst(drift)
         return [
-            picture(draw_languages(drift), record, named("By language", record, records)),
-            picture(draw_lengths(drift), record, named("By length", record, records), "Bars: 95% intervals."),
+            *pick(drawings, "drift", records, record),
             retitle(tabulate_languages(drift), record, records),
             folded,
             worst if len(records) == 1 else Folded(named(worst.title, record, records), [worst]),
@@ -279,7 +259,7 @@ def show_drift(records: Sequence[Record]) -> Section:
     return show_each(Section("drift", "Drift", lead), records, "Where vectors drifted", blocks)
 
 
-def show_recipes(records: Sequence[Record]) -> Section:
+def show_recipes(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     section = Section("recipe", "Recipe", "Every key as it was resolved, defaults included.")
     if len(records) > 1:
         section.blocks.append(tabulate_changes(records))
@@ -289,6 +269,6 @@ def show_recipes(records: Sequence[Record]) -> Section:
     return section
 
 
-SECTIONS: tuple[Callable[[Sequence[Record]], Section], ...] = (
+SECTIONS: tuple[Callable[[Sequence[Record], Sequence[Drawing]], Section], ...] = (
     show_scores, show_costs, show_heads, show_neurons, show_cuts, show_training, show_drift, show_recipes,
 )  # fmt: skip

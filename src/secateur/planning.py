@@ -35,7 +35,7 @@ from secateur.budget import (
 )
 from secateur.config import Experiment
 from secateur.corpus import Pairs
-from secateur.cost import time_encoders
+from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import Encoder, embed
 from secateur.lowrank import factorise_words
 from secateur.modeling import find_layers
@@ -123,9 +123,16 @@ def make_plan(grounds: Grounds, *, progress: str = "") -> Plan:
     if not budget.is_limited:
         frame = describe(grounds.teacher)
         return predict(name_sizes(budget, frame), frame, Losses({}), None)
-    limits = Limits(budget.params, budget.mb, budget.ms and budget.ms * (1 - MARGIN))
+    limits = set_limits(budget, grounds.teacher)
     outlook = look_ahead(grounds, [limits], progress=progress)
     return outlook.solve(limits)
+
+
+def set_limits(budget: config.Budget, teacher: Encoder) -> Limits:
+    """Return what a budget lets a student of this teacher cost."""
+    share = None if budget.share is None else int(budget.share * count_parameters(teacher))
+    params = min((count for count in (share, budget.params) if count is not None), default=None)
+    return Limits(params, budget.mb, budget.ms and budget.ms * (1 - MARGIN))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from secateur.benchmark_data import Examples, Part, read_examples
 from secateur.config import InputError
 from secateur.encodechka import SentenceEncoder, bootstrap, score_examples, take_scores
 from secateur.files import hash_file
-from secateur.leaderboard import SENTENCE_TASKS, Scores
+from secateur.leaderboard import SENTENCE_TASKS, Scores, mean_draws
 from secateur.teachers import VectorSource
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,12 @@ def score_probe(
     parts = {task: read_parts(folder, task) for task in tasks if task in PARTS}
     outcomes = score_examples(encoder, parts, own_only=own_only, batch_size=batch_size, progress=progress)
     draws = bootstrap(outcomes)
-    low, high = np.nanquantile(sum(draws.values()) / len(draws), [0.025, 0.975])
     log.info("probe: %d tasks in %.0f s", len(outcomes), time.monotonic() - started)
-    return Scores(take_scores(outcomes), benchmark="probe", interval=(float(low), float(high)), draws=draws)
+    interval = None
+    if draws:  # word tasks alone leave none
+        low, high = np.nanquantile(mean_draws(draws), [0.025, 0.975])
+        interval = float(low), float(high)
+    return Scores(take_scores(outcomes), benchmark="probe", interval=interval, draws=draws)
 
 
 def read_parts(folder: Path, task: str) -> list[Examples]:

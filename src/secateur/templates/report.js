@@ -1,19 +1,18 @@
 "use strict";
-const root = document.documentElement;
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const theme = document.getElementById("theme");
-const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-const sayTheme = () => {
-  document.getElementById("theme-name").textContent = isDark() ? "Light" : "Dark";
+const { dataset } = document.documentElement;
+const setTheme = (theme) => {
+  dataset.theme = theme;
+  document.getElementById("theme-name").textContent = theme === "dark" ? "Light" : "Dark";
 };
-theme.addEventListener("click", () => {
-  root.dataset.theme = isDark() ? "light" : "dark";
-  try { localStorage.setItem("secateur-theme", root.dataset.theme); } catch { /* a page from a file may keep nothing */ }
-  sayTheme();
+setTheme(dataset.theme);
+document.getElementById("theme").addEventListener("click", () => {
+  setTheme(dataset.theme === "dark" ? "light" : "dark");
+  chosen = dataset.theme;
+  try { localStorage.setItem("secateur-theme", chosen); } catch { /* as above */ }
 });
-try { root.dataset.theme = localStorage.getItem("secateur-theme") || ""; } catch { /* as above */ }
-dark.addEventListener("change", sayTheme);
-sayTheme();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (system) => {
+  if (!chosen) setTheme(system.matches ? "dark" : "light");
+});
 
 // Numbers sort as numbers, a dash last; a second click turns the order round.
 const compare = (one, other) => {
