@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_infer(commands)
     add_rank(commands)
+    add_retrieve(commands)
     add_prune(commands)
     add_vocabulary(commands)
     add_encode(commands)
@@ -199,6 +200,9 @@ def check_positive(name: str, value: int | None) -> None:
         raise InputError(f"--{name}: {value} is not positive")
 
 
+USE_HELP = "add Universal Sentence Encoder, an optional package"
+
+
 def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = add_command(
         commands, "rank", "Rank models on encodechka and on the probe, and say how far the two orders agree.",
@@ -206,7 +210,7 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     command.add_argument("models", nargs="*", help="model folders or hub names")
     command.add_argument("--baselines", action="store_true", help="add vectors that count words and letters")
-    command.add_argument("--use", action="store_true", help="add Universal Sentence Encoder, an optional package")
+    command.add_argument("--use", action="store_true", help=USE_HELP)
     command.add_argument("--data", help="a folder with encodechka's files (downloaded once)")
     command.set_defaults(command=run_rank)
 
@@ -222,6 +226,29 @@ def run_rank(options: argparse.Namespace) -> None:
             device=pick_device(options.device),
         )
     )  # fmt: skip
+
+
+def add_retrieve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = add_command(
+        commands, "retrieve",
+        "How often a sentence's nearest neighbour among all translations of a file is its own, both ways.",
+        "secateur retrieve models/teacher-mini-en-ru models/mini-en-ru --pairs tatoeba1000.tsv.gz",
+    )  # fmt: skip
+    command.add_argument("models", nargs="*", help="model folders or hub names")
+    command.add_argument(
+        "--pairs", nargs="+", required=True, type=Path, metavar="FILE", help=".tsv files of test pairs"
+    )
+    command.add_argument("--use", action="store_true", help=USE_HELP)
+    command.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16"), help="(%(default)s)")
+    command.set_defaults(command=run_retrieve)
+
+
+def run_retrieve(options: argparse.Namespace) -> None:
+    from secateur.encoder import pick_device
+    from secateur.infer import retrieve
+
+    device = pick_device(options.device)
+    print(retrieve(options.models, options.pairs, use=options.use, precision=options.precision, device=device))
 
 
 def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

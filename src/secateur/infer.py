@@ -1,4 +1,4 @@
-"""Score a saved model on encodechka, its teacher and the published rows beside it; embed lines of text."""
+"""Score saved models on encodechka, the probe and translation retrieval; embed lines of text."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from secateur.files import whole_file, write_json
 from secateur.inference import Encoder as SavedEncoder
 from secateur.leaderboard import Scores, dump_scores
 from secateur.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
-from secateur.report import format_benchmark, format_ranking
+from secateur.report import format_benchmark, format_columns, format_ranking
 from secateur.scores import Benchmark
-from secateur.teachers import VectorSource
+from secateur.sources import read_table, source_name
+from secateur.teachers import EncoderSource, VectorSource, encode_units
 from secateur.universal import UniversalSentenceEncoder
+from secateur.validation import retrieval
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,42 @@ def rank_models(
         source = UniversalSentenceEncoder()
         standings.append(measure_standing(source, source.name, benchmarks, progress=source.name))
     return format_ranking(rank(standings))
+
+
+def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precision: str, device: str) -> str:
+    """Return how often each model finds a sentence's translation among all of a file's, both ways.
+
+    `use` adds Universal Sentence Encoder. Raises InputError: no encoder to ask, one that cannot be loaded, or a file
+    without two pairs.
+    """
+    if not (models or use):
+        raise InputError("retrieve: name a model, or ask for --use")
+    tests = {source_name(file): read_test(file) for file in files}
+    sources: dict[str, VectorSource] = {
+        Path(model).name: EncoderSource(load_encoder(config.Teacher(model=model), device=device), precision)
+        for model in models
+    }
+    if use:
+        sources[UniversalSentenceEncoder.name] = UniversalSentenceEncoder()
+    rows: list[dict[str, Any]] = []
+    for name, source in sources.items():
+        row: dict[str, Any] = {"model": name}
+        for test, (en, ru) in tests.items():
+            vectors = encode_units(source, [*en, *ru], progress=f"{name}, {test}")
+            ours, theirs = vectors[: len(en)], vectors[len(en) :]
+            row |= {f"{test} en→ru": retrieval(ours, theirs), f"{test} ru→en": retrieval(theirs, ours)}
+        rows.append(row)
+    columns = {key: (key, "{:.4f}") for key in rows[0] if key != "model"}
+    return format_columns(rows, {"model": ("model", "{}"), **columns})
+
+
+def read_test(file: Path) -> tuple[list[str], list[str]]:
+    """Return a file's English and Russian sides, every row of it but a header of column names."""
+    rows = read_table(file, 0.0)
+    rows = rows[1:] if rows and rows[0][:2] == ("en", "ru") else rows
+    if len(rows) < 2:
+        raise InputError(f"{file}: {len(rows)} pairs; finding translations takes two or more")
+    return [row.en for row in rows], [row.ru for row in rows]
 
 
 def infer_file(
