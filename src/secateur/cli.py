@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from secateur import __version__, config
 from secateur.config import GateError, InputError, build_experiment, load_run
@@ -76,10 +77,15 @@ def configure_logging(*, verbose: bool) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as everything else here does; argparse would print the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="secateur", description="Prune, repair and distil multilingual sentence encoders."
-    )
+    parser = Parser(prog="secateur", description="Prune, repair and distil multilingual sentence encoders.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train(commands)
@@ -123,7 +129,9 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         'secateur train experiments/mini-en-ru.yaml distillation.steps=200 "corpus.files=[pairs.tsv]"',
     )  # fmt: skip
     command.add_argument("recipe", type=Path, help="a YAML file; its name is the run's name")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="keys laid over the recipe, values in YAML")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="keys laid over the recipe, values in YAML"
+    )
     command.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
     command.add_argument("--models", type=Path, default=Path("models"), help="where students go (%(default)s)")
     command.set_defaults(command=run_train, resume_hint=say_resume)
@@ -273,10 +281,20 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError("--out: name a folder for the student, or ask for a --dry-run")
     if options.out is not None:
         check_out(options.out)
+    if options.family is None and all(vars(options)[name] is None for name in CUTS):
+        raise InputError(f"say what to keep: {', '.join(name_flag(name) for name in CUTS)} or --family")
     try:
         prune_as_told(options)
     except InputError as error:
         raise InputError(name_option(str(error))) from None
+
+
+CUTS = ("keep_heads", "keep_neurons", "keep_hidden", "layers", "vocabulary", "rank",
+        "keep_params", "max_params", "max_mb", "max_ms")  # fmt: skip
+
+
+def name_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def prune_as_told(options: argparse.Namespace) -> None:
@@ -500,7 +518,7 @@ def run_export(options: argparse.Namespace) -> None:
     try:
         gate = config.build_settings(config.Gate, settings, origin="")
     except InputError as error:
-        raise InputError(re.sub(r"^(\w+):", lambda name: f"--{name[1].replace('_', '-')}:", str(error))) from None
+        raise InputError(re.sub(r"^(\w+):", lambda name: f"{name_flag(name[1])}:", str(error))) from None
     for package in ("onnx", "onnxruntime"):
         config.require(package, extra="onnx", by="export")
     from secateur.export import export

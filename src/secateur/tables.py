@@ -362,7 +362,7 @@ def tabulate_runs(records: Sequence[Record]) -> Table:
         rows.append([
             words(record.name), words(say_state(record)), number(last.get("parameters"), "{:,}"),
             number(last.get("mb"), "{:.1f}"), number(last.get("ms"), "{:.2f}"), number(last.get("cosine")),
-            number(last.get("en_ru")), number(last.get("ru_en")), number(mean),
+            number(last.get("en_ru"), "{:.3f}"), number(last.get("ru_en"), "{:.3f}"), number(mean, "{:.3f}"),
         ])  # fmt: skip
     header = ["run", "state", "parameters", "megabytes", "ms a sentence", "cosine to the teacher", "English to Russian",
               "Russian to English", "mean of the sentence tasks"]  # fmt: skip
