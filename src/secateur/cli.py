@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+    commands: "argparse._SubParsersAction[Parser]", name: str, text: str, example: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name, help=text, description=text, epilog=f"example: {example}",
@@ -128,7 +128,7 @@ def default_cache() -> Path:
 RUNS = "where runs are (%(default)s)"
 
 
-def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "train", "Run a recipe: saliency, cut, repair, distillation, scores.",
         'secateur train experiments/mini-en-ru.yaml distillation.steps=200 "corpus.files=[pairs.tsv]"',
@@ -162,7 +162,7 @@ def say_resume(options: argparse.Namespace) -> str:
     return f"; to go on: secateur {shlex.join([*words, '--resume'])}"
 
 
-def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_infer(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands,
         "infer",
@@ -216,7 +216,7 @@ def check_positive(name: str, value: int | None) -> None:
         raise InputError(f"--{name}: {value} is not positive")
 
 
-def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_rank(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "rank", "Rank models on encodechka and on the probe, and say how far the two orders agree.",
         "secateur rank models/teacher-mini-en-ru models/mini-en-ru --baselines --data FOLDER",
@@ -241,7 +241,7 @@ def run_rank(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
-def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "prune", "Cut a model and repair it, without training. Under a limit the sizes that lose least are\n"
         "chosen; what is named stays as named; without a limit the rest stays whole. Fractions are what is KEPT.",
@@ -418,7 +418,7 @@ def name_option(message: str) -> str:
     return message
 
 
-def add_vocabulary(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_vocabulary(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "vocabulary", "Keep the word pieces that texts of some languages need, and say what it does to them.",
         "secateur vocabulary MODEL --corpus ru=ru.txt --corpus en=en.txt --size 30000 --out DIR",
@@ -457,7 +457,7 @@ def check_out(folder: Path) -> None:
         raise InputError(f"--out: {folder} is there already and is not a model folder")
 
 
-def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "encode", "Turn lines of text into unit vectors, one a line, as a float32 .npy array.",
         "secateur encode models/mini-en-ru < sentences.txt > vectors.npy",
@@ -501,7 +501,7 @@ def run_encode(options: argparse.Namespace) -> None:
         encode_lines(encoder, source, options.out or sys.stdout.buffer)
 
 
-def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "export", "Write a model's ONNX files, float and int8, and measure them: MODEL/onnx/,\n"
         "MODEL/parity.json, MODEL/README.md. The int8 file must pass the gate; without one the exit code is 1.",
@@ -567,7 +567,7 @@ def run_export(options: argparse.Namespace) -> None:
     print(format_artefacts(rows))
 
 
-def add_cost(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_cost(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "cost", "Measure what models cost, beside each other: parameters, MB, FLOPs, milliseconds,\n"
         "sentences a second; torch, and the ONNX files that a folder has. The models take turns.",
@@ -593,7 +593,7 @@ def run_cost(options: argparse.Namespace) -> None:
     print(format_costs(measure_costs(options.models, timing, device=options.device), timing))
 
 
-def add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_push(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "push", "Upload a model folder to a model hub, with the token that `hf auth login` keeps.",
         "secateur push models/mini-en-ru NAME/mini-en-ru --dry-run",
@@ -611,7 +611,7 @@ def run_push(options: argparse.Namespace) -> None:
     print(push(options.model, options.repository, dry_run=options.dry_run, private=options.private))
 
 
-def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "report", "Make a run's page from its record, or one page that compares several runs. A run\n"
         "that has not ended shows what there is of it.",
@@ -631,7 +631,7 @@ def run_report(options: argparse.Namespace) -> None:
     print(report_runs(options.names, options.runs, options.out))
 
 
-def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "demo", "Serve a local page with teacher and student side by side: similarities, neighbours, ms.",
         "secateur demo --student models/mini-en-ru --sentences sentences.txt",

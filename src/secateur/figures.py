@@ -6,7 +6,7 @@ The page and ClearML show the same ones. What a pointer should be told about a s
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -26,6 +26,9 @@ from secateur.saliency import Saliency
 from secateur.selection import Kept
 
 matplotlib.use("Agg")
+
+Style = Literal["-", "--"]
+Place = Literal["outside upper left", "outside lower left"]
 
 TIP = "tip:"
 INK, MUTED, GRID, FAINT = "#1b2420", "#5d6963", "#dde4df", "#e9efeb"
@@ -252,7 +255,7 @@ def find_curves(records: Sequence[Record], name: str) -> Iterator[Curve]:
             yield Curve(record.name, part.replace("-", " "), np.array(steps), np.array(values))
 
 
-def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: Sequence[str] = ("-",)) -> Figure:
+def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: Sequence[Style] = ("-",)) -> Figure:
     """Draw metrics over the steps; of several runs each has a colour, of several metrics each a line style."""
     figure, axes = make_figure(2.7 if len(records) == 1 else 2.7 + 0.2 * len(records))
     runs = [record.name for record in records]
@@ -275,7 +278,7 @@ def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: 
     axes.spines[:].set_visible(False)
     axes.margins(x=0.02)
     add_key(figure, key)
-    add_key(figure, metrics, side="lower" if key else "upper")
+    add_key(figure, metrics, loc="outside lower left" if key else "outside upper left")
     return figure
 
 
@@ -283,7 +286,7 @@ def name_curve(curve: Curve, words: str, runs: Sequence[str]) -> str:
     return ", ".join([*([curve.run] if len(runs) > 1 else []), *([curve.part] if curve.part else []), words])
 
 
-def draw_curve(axes: Axes, curve: Curve, label: str, *, colour: str, style: str) -> None:
+def draw_curve(axes: Axes, curve: Curve, label: str, *, colour: str, style: Style) -> None:
     rows = np.unique(np.linspace(0, len(curve.steps) - 1, min(POINTS, len(curve.steps))).round().astype(int))
     steps, values = curve.steps[rows], curve.values[rows]
     alpha = FADED if curve.part else 1
@@ -293,11 +296,11 @@ def draw_curve(axes: Axes, curve: Curve, label: str, *, colour: str, style: str)
         axes.plot(steps[row], values[row], "o", color=colour, markersize=3.4, alpha=alpha, gid=tip)
 
 
-def add_key(figure: Figure, key: Mapping[str, Artist], *, side: str = "upper") -> None:
+def add_key(figure: Figure, key: Mapping[str, Artist], *, loc: Place = "outside upper left") -> None:
     """Write above or below a figure what its colours and marks stand for, in a row where the words are short."""
     if key:
         columns = max(WIDE // max(map(len, key)), 1)
-        figure.legend(key.values(), key.keys(), loc=f"outside {side} left", ncols=columns, **LEGEND)
+        figure.legend(key.values(), key.keys(), loc=loc, ncols=columns, **LEGEND)
 
 
 def draw_retrieval(records: Sequence[Record]) -> Figure:
@@ -366,7 +369,7 @@ def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
     stages = [stage for stage in MARKS if any(point.stage == stage for point in points)]
     add_key(figure, {run: Line2D([], [], color=colour, linewidth=4) for run, colour in colours.items()})
     marks = {stage: Line2D([], [], color=MUTED, marker=MARKS[stage], linestyle="", markersize=6) for stage in stages}
-    add_key(figure, marks, side="lower")
+    add_key(figure, marks, loc="outside lower left")
     return figure
 
 

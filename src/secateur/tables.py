@@ -161,8 +161,8 @@ def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, for
 def held_out_cells(record: Record, row: Mapping[str, Any]) -> list[Cell]:
     drift = record.drift
     if drift is None or row["stage"] not in drift.stages:
-        found = [number(row[key], "{:.3f}") for key in ("en_ru", "ru_en")]
-        return [number(row["cosine"]), found[0], words("–"), found[1], words("–")]
+        en_ru, ru_en = (number(row[key], "{:.3f}") for key in ("en_ru", "ru_en"))
+        return [number(row["cosine"]), en_ru, words("–"), ru_en, words("–")]
     of, teacher = drift.stages[row["stage"]], drift.stages["teacher"]
     cells = [interval(average((of.cosine_en + of.cosine_ru) / 2))]
     for key in ("en_ru", "ru_en"):
