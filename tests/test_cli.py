@@ -91,6 +91,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_recipe_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing.yaml: no such recipe" in refuse(capsys, "train", "missing.yaml")
+    assert "teacher: a folder, not a recipe" in refuse(capsys, "train", "teacher")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("", "secateur: the following arguments are required: COMMAND; see secateur --help"),
+        ("train", "secateur train: the following arguments are required: recipe; see secateur train --help"),
+        ("trian run.yaml", "invalid choice: 'trian'"),
+        ("cost teacher --threads none", "argument --threads: invalid int value: 'none'"),
+    ],
+)
+def test_a_word_of_no_use_is_one_line(capsys: pytest.CaptureFixture[str], words: str, complaint: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
 
 
 def test_resuming_nothing_and_resuming_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +137,9 @@ def test_prune_writes_a_student_and_refuses_what_it_cannot_do(place: Path, capsy
     assert "--held-out: 0.05 of" in refuse(capsys, *words, "x")
     (place / "mine").mkdir()
     (place / "mine" / "notes.txt").write_text("keep me")
+    assert "say what to keep: --keep-heads, " in refuse(capsys, "prune", "teacher", "--pairs", "pairs.tsv", "--dry-run")
+    count = refuse(capsys, "prune", "teacher", "--max-params", "12MB", "--pairs", "pairs.tsv", "--dry-run")
+    assert count.endswith('--max-params: should be a count, as in 12800000, 12.8M or 85k, not "12MB"')
     assert "mine is there already" in refuse(capsys, *words, "mine")
     assert (place / "mine" / "notes.txt").exists()
 

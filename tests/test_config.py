@@ -112,7 +112,7 @@ def test_a_file_that_is_no_recipe_is_named_in_one_line(recipe: Path, content: by
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
         load_run(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="not a UTF-8 text file"):
+    with pytest.raises(InputError, match="a folder, not a recipe"):
         load_run(tmp_path)
 
 

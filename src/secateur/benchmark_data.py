@@ -106,7 +106,7 @@ def find_data(settings: config.Encodechka, cache: Path, *, source: str = SOURCE)
         return download(names, cache / f"encodechka-{COMMIT[:8]}", source)
     folder = Path(settings.data).expanduser()
     if not folder.is_dir():
-        raise InputError(f"encodechka.data: {folder}: no such folder")
+        raise InputError(f"{folder}: no such folder to read encodechka's files from")
     for task in settings.tasks:
         read_task(folder, task)
     for name in names:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from secateur import __version__, config
 from secateur.config import GateError, InputError, build_experiment, load_run
@@ -76,10 +77,15 @@ def configure_logging(*, verbose: bool) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as everything else here does; argparse would print the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="secateur", description="Prune, repair and distil multilingual sentence encoders."
-    )
+    parser = Parser(prog="secateur", description="Prune, repair and distil multilingual sentence encoders.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train(commands)
@@ -98,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+    commands: "argparse._SubParsersAction[Parser]", name: str, text: str, example: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name, help=text, description=text, epilog=f"example: {example}",
@@ -106,9 +112,11 @@ def add_command(
     )  # fmt: skip
     command.add_argument("--verbose", action="store_true", help="say more")
     command.add_argument(
-        "--cache", type=Path, default=default_cache(), help="downloads and teacher vectors (%(default)s)"
+        "--cache", type=Path, default=default_cache(), metavar="DIR", help="downloads and teacher vectors (%(default)s)"
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where torch sees one"
+    )
     command.set_defaults(resume_hint=lambda options: "")
     return command
 
@@ -118,15 +126,22 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
 
 
-def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+RUNS = "where runs are (%(default)s)"
+
+
+def add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "train", "Run a recipe: saliency, cut, repair, distillation, scores.",
         'secateur train experiments/mini-en-ru.yaml distillation.steps=200 "corpus.files=[pairs.tsv]"',
     )  # fmt: skip
     command.add_argument("recipe", type=Path, help="a YAML file; its name is the run's name")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="keys laid over the recipe, values in YAML")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="keys laid over the recipe, values in YAML"
+    )
     command.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
-    command.add_argument("--models", type=Path, default=Path("models"), help="where students go (%(default)s)")
+    command.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="where students go (%(default)s)"
+    )
     command.set_defaults(command=run_train, resume_hint=say_resume)
 
 
@@ -148,7 +163,7 @@ def say_resume(options: argparse.Namespace) -> str:
     return f"; to go on: secateur {shlex.join([*words, '--resume'])}"
 
 
-def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_infer(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands,
         "infer",
@@ -156,13 +171,15 @@ def add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "secateur infer models/mini-en-ru --data FOLDER",
     )
     command.add_argument("model", nargs="?", help="a model folder or hub name (the model of the last run)")
-    command.add_argument("--data", help="a folder with the benchmark's files (downloaded once)")
+    command.add_argument("--data", metavar="FOLDER", help="the benchmark's files (downloaded once)")
     command.add_argument(
-        "--tasks", default="encodechka",
+        "--tasks", default="encodechka", metavar="TASKS",
         help="encodechka, probe, all (both), or some of STS,PI,NLI,SA,TI,IA,IC,ICX,NE1,NE2 (%(default)s)",
     )  # fmt: skip
-    command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
-    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="where students are (%(default)s)"
+    )
+    command.add_argument("--runs", type=Path, default=Path("experiments"), metavar="DIR", help=RUNS)
     add_backend(command)
     command.set_defaults(command=run_infer)
 
@@ -203,7 +220,7 @@ def check_positive(name: str, value: int | None) -> None:
 USE_HELP = "add Universal Sentence Encoder, an optional package"
 
 
-def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_rank(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "rank", "Rank models on encodechka and on the probe, and say how far the two orders agree.",
         "secateur rank models/teacher-mini-en-ru models/mini-en-ru --baselines --data FOLDER",
@@ -211,7 +228,7 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("models", nargs="*", help="model folders or hub names")
     command.add_argument("--baselines", action="store_true", help="add vectors that count words and letters")
     command.add_argument("--use", action="store_true", help=USE_HELP)
-    command.add_argument("--data", help="a folder with encodechka's files (downloaded once)")
+    command.add_argument("--data", metavar="FOLDER", help="encodechka's files (downloaded once)")
     command.set_defaults(command=run_rank)
 
 
@@ -228,13 +245,13 @@ def run_rank(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
-def add_retrieve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_retrieve(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "retrieve",
         "How often a sentence's nearest neighbour among all translations of a file is its own, both ways.",
         "secateur retrieve models/teacher-mini-en-ru models/mini-en-ru --pairs tatoeba1000.tsv.gz",
     )  # fmt: skip
-    command.add_argument("models", nargs="*", help="model folders or hub names")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="model folders or hub names")
     command.add_argument(
         "--pairs", nargs="+", required=True, type=Path, metavar="FILE", help=".tsv files of test pairs"
     )
@@ -251,11 +268,11 @@ def run_retrieve(options: argparse.Namespace) -> None:
     print(retrieve(options.models, options.pairs, use=options.use, precision=options.precision, device=device))
 
 
-def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "prune", "Cut a model and repair it, without training. Under a limit the sizes that lose least are\n"
         "chosen; what is named stays as named; without a limit the rest stays whole. Fractions are what is KEPT.",
-        "secateur prune models/teacher-mini-en-ru --max-params 4.6M --pairs pairs.tsv --out DIR",
+        "secateur prune models/teacher-mini-en-ru --keep-heads 0.5 --keep-neurons 0.5 --pairs pairs.tsv --out DIR",
     )  # fmt: skip
     command.add_argument("model", help="a model folder or hub name")
     limits = command.add_argument_group("limits")
@@ -264,17 +281,12 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     limits.add_argument("--max-mb", type=float, metavar="MB", help="megabytes of weights")
     limits.add_argument("--max-ms", type=float, metavar="MS", help="milliseconds a sentence on this machine, measured")
     axes = command.add_argument_group("axes")
-    axes.add_argument("--keep-heads", type=float, metavar="FRACTION")
-    axes.add_argument("--keep-neurons", type=float, metavar="FRACTION")
+    axes.add_argument("--keep-heads", type=float, metavar="FRACTION", help="of all attention heads")
+    axes.add_argument("--keep-neurons", type=float, metavar="FRACTION", help="of all FFN neurons")
     axes.add_argument("--keep-hidden", type=float, metavar="FRACTION", help="of the hidden width")
     axes.add_argument("--layers", type=int, metavar="N", help="how many are kept")
     axes.add_argument("--vocabulary", type=int, metavar="N", help="how many word pieces are kept")
     axes.add_argument("--rank", type=int, metavar="N", help="of the word pieces' vectors")
-    axes.add_argument("--rounds", type=int, default=1, help="of cut, repair and measuring anew (%(default)s)")
-    axes.add_argument(
-        "--layer-choice", default="removal", choices=("removal", "even"),
-        help="those whose removal hurts least go, or evenly spaced ones stay (%(default)s)",
-    )  # fmt: skip
     command.add_argument(
         "--pairs", nargs="+", required=True, metavar="FILE",
         help="a .tsv of pairs (English, tab, Russian), two aligned texts, or a .yaml list of catalogs to download",
@@ -284,14 +296,34 @@ def add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--family", metavar="F,F,...", help="nested students that keep these fractions of all parameters, in DIR/F each"
     )
     command.add_argument("--dry-run", action="store_true", help="print what would be kept and stop")
-    command.add_argument("--criterion", default="both", choices=config.CRITERIA, help="(%(default)s)")
-    command.add_argument("--ranking", default="global", choices=("global", "layer"), help="(%(default)s)")
-    command.add_argument("--multiple", type=int, default=1, help="round neuron counts up to a multiple (%(default)s)")
-    command.add_argument("--saliency-pairs", type=int, default=1000, help="(%(default)s)")
-    command.add_argument("--repair-sentences", type=int, default=2000, help="0: no repair (%(default)s)")
-    command.add_argument("--held-out", type=float, default=0.05, help="share of pairs to judge by (%(default)s)")
-    command.add_argument("--pooling", default="auto", choices=("auto", "pooler", "cls", "mean"), help="(%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    how = command.add_argument_group("how")
+    how.add_argument(
+        "--held-out", type=float, default=0.05, metavar="FRACTION", help="of the pairs, to judge by (%(default)s)"
+    )
+    how.add_argument(
+        "--saliency-pairs", type=int, default=1000, metavar="N", help="to score heads and neurons on (%(default)s)"
+    )
+    how.add_argument(
+        "--repair-sentences", type=int, default=2000, metavar="N", help="to repair on; 0: no repair (%(default)s)"
+    )
+    how.add_argument("--rounds", type=int, default=1, metavar="N", help="of cut, repair and scoring anew (%(default)s)")
+    how.add_argument(
+        "--criterion", default="both", choices=config.CRITERIA, help="what scores heads and neurons (%(default)s)"
+    )
+    how.add_argument(
+        "--ranking", default="global", choices=("global", "layer"),
+        help="the best over all layers stay, or the same share of each (%(default)s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--layer-choice", default="removal", choices=("removal", "even"),
+        help="those whose removal hurts least go, or evenly spaced ones stay (%(default)s)",
+    )  # fmt: skip
+    how.add_argument("--multiple", type=int, default=1, metavar="N", help="round neuron counts up to it (%(default)s)")
+    how.add_argument(
+        "--pooling", default="auto", choices=("auto", "pooler", "cls", "mean"),
+        help="auto: as the folder says, mean where it says nothing",
+    )  # fmt: skip
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random (%(default)s)")
     command.set_defaults(command=run_prune)
 
 
@@ -300,10 +332,20 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError("--out: name a folder for the student, or ask for a --dry-run")
     if options.out is not None:
         check_out(options.out)
+    if options.family is None and all(vars(options)[name] is None for name in CUTS):
+        raise InputError(f"say what to keep: {', '.join(name_flag(name) for name in CUTS)} or --family")
     try:
         prune_as_told(options)
     except InputError as error:
         raise InputError(name_option(str(error))) from None
+
+
+CUTS = ("keep_heads", "keep_neurons", "keep_hidden", "layers", "vocabulary", "rank",
+        "keep_params", "max_params", "max_mb", "max_ms")  # fmt: skip
+
+
+def name_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def prune_as_told(options: argparse.Namespace) -> None:
@@ -403,7 +445,7 @@ def name_option(message: str) -> str:
     return message
 
 
-def add_vocabulary(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_vocabulary(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "vocabulary", "Keep the word pieces that texts of some languages need, and say what it does to them.",
         "secateur vocabulary MODEL --corpus ru=ru.txt --corpus en=en.txt --size 30000 --out DIR",
@@ -442,16 +484,18 @@ def check_out(folder: Path) -> None:
         raise InputError(f"--out: {folder} is there already and is not a model folder")
 
 
-def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "encode", "Turn lines of text into unit vectors, one a line, as a float32 .npy array.",
         "secateur encode models/mini-en-ru < sentences.txt > vectors.npy",
     )  # fmt: skip
     command.add_argument("model", help="a model folder or hub name")
-    command.add_argument("--input", type=Path, help="a UTF-8 text file (standard input)")
-    command.add_argument("--out", type=Path, help="the .npy file (standard output)")
+    command.add_argument("--input", type=Path, metavar="FILE", help="UTF-8 text, a sentence a line (standard input)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="the .npy file (standard output)")
     add_backend(command)
-    command.add_argument("--batch-tokens", type=int, default=2048, help="word pieces that run at a time (%(default)s)")
+    command.add_argument(
+        "--batch-tokens", type=int, default=2048, metavar="N", help="word pieces that run at a time (%(default)s)"
+    )
     command.set_defaults(command=run_encode)
 
 
@@ -462,7 +506,9 @@ def add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--backend", choices=BACKENDS, default="torch", help="onnx, onnx-int8: what export wrote (%(default)s)"
     )
-    command.add_argument("--threads", type=int, help="how many compute (torch: its own; ONNX: the cores there are)")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="how many compute (torch: its own; ONNX: the cores there are)"
+    )
 
 
 def run_encode(options: argparse.Namespace) -> None:
@@ -482,7 +528,7 @@ def run_encode(options: argparse.Namespace) -> None:
         encode_lines(encoder, source, options.out or sys.stdout.buffer)
 
 
-def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "export", "Write a model's ONNX files, float and int8, and measure them: MODEL/onnx/,\n"
         "MODEL/parity.json, MODEL/README.md. The int8 file must pass the gate; without one the exit code is 1.",
@@ -498,20 +544,28 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument("--data", type=Path, metavar="FOLDER", help="encodechka's files: score every artefact")
     gate = command.add_argument_group("gate")
     default = config.Gate()
-    gate.add_argument("--min-cosine", type=float, default=default.min_cosine, help="to the float model (%(default)s)")
     gate.add_argument(
-        "--min-low-cosine", type=float, default=default.min_low_cosine, help="its first percentile (%(default)s)"
+        "--min-cosine", type=float, default=default.min_cosine, metavar="X", help="to the float model (%(default)s)"
     )
     gate.add_argument(
-        "--max-retrieval-loss", type=float, default=default.max_retrieval_loss,
+        "--min-low-cosine",
+        type=float,
+        default=default.min_low_cosine,
+        metavar="X",
+        help="its first percentile (%(default)s)",
+    )
+    gate.add_argument(
+        "--max-retrieval-loss", type=float, default=default.max_retrieval_loss, metavar="X",
         help="of translations found, each way (%(default)s)",
     )  # fmt: skip
-    gate.add_argument("--sentences", type=int, default=default.sentences, help="of each language (%(default)s)")
+    gate.add_argument(
+        "--sentences", type=int, default=default.sentences, metavar="N", help="of each language (%(default)s)"
+    )
     gate.add_argument(
         "--reduce-range", action=argparse.BooleanOptionalAction, default=None,
         help="weights up to 63, for x86 processors without VNNI (where this one has none)",
     )  # fmt: skip
-    command.add_argument("--threads", type=int, help="how many compute (the cores there are)")
+    command.add_argument("--threads", type=int, metavar="N", help="how many compute (the cores there are)")
     command.set_defaults(command=run_export)
 
 
@@ -527,7 +581,7 @@ def run_export(options: argparse.Namespace) -> None:
     try:
         gate = config.build_settings(config.Gate, settings, origin="")
     except InputError as error:
-        raise InputError(re.sub(r"^(\w+):", lambda name: f"--{name[1].replace('_', '-')}:", str(error))) from None
+        raise InputError(re.sub(r"^(\w+):", lambda name: f"{name_flag(name[1])}:", str(error))) from None
     for package in ("onnx", "onnxruntime"):
         config.require(package, extra="onnx", by="export")
     from secateur.export import export
@@ -540,16 +594,16 @@ def run_export(options: argparse.Namespace) -> None:
     print(format_artefacts(rows))
 
 
-def add_cost(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_cost(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "cost", "Measure what models cost, beside each other: parameters, MB, FLOPs, milliseconds,\n"
         "sentences a second; torch, and the ONNX files that a folder has. The models take turns.",
         "secateur cost models/teacher-mini-en-ru models/mini-en-ru",
     )  # fmt: skip
     command.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub name")
-    command.add_argument("--length", type=int, default=16, help="word pieces a sentence (%(default)s)")
-    command.add_argument("--repeats", type=int, default=100, help="measured runs at batch 1 (%(default)s)")
-    command.add_argument("--warmup", type=int, default=10, help="runs before them (%(default)s)")
+    command.add_argument("--length", type=int, default=16, metavar="N", help="word pieces a sentence (%(default)s)")
+    command.add_argument("--repeats", type=int, default=100, metavar="N", help="measured runs at batch 1 (%(default)s)")
+    command.add_argument("--warmup", type=int, default=10, metavar="N", help="runs before them (%(default)s)")
     command.add_argument("--threads", type=int, nargs="+", metavar="N", help="(1 and the cores there are)")
     command.set_defaults(command=run_cost)
 
@@ -566,7 +620,7 @@ def run_cost(options: argparse.Namespace) -> None:
     print(format_costs(measure_costs(options.models, timing, device=options.device), timing))
 
 
-def add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_push(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "push", "Upload a model folder to a model hub, with the token that `hf auth login` keeps.",
         "secateur push models/mini-en-ru NAME/mini-en-ru --dry-run",
@@ -584,14 +638,14 @@ def run_push(options: argparse.Namespace) -> None:
     print(push(options.model, options.repository, dry_run=options.dry_run, private=options.private))
 
 
-def add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "report", "Make a run's page from its record, or one page that compares several runs. A run\n"
         "that has not ended shows what there is of it.",
         "secateur report mini-en-ru mini-en-ru-large",
     )  # fmt: skip
     command.add_argument("names", nargs="+", metavar="NAME", help="a run's name, or its folder")
-    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.add_argument("--runs", type=Path, default=Path("experiments"), metavar="DIR", help=RUNS)
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (NAME/report.html of the runs; of several NAME+NAME.html)"
     )
@@ -604,18 +658,20 @@ def run_report(options: argparse.Namespace) -> None:
     print(report_runs(options.names, options.runs, options.out))
 
 
-def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = add_command(
         commands, "demo", "Serve a local page with teacher and student side by side: similarities, neighbours, ms.",
         "secateur demo --student models/mini-en-ru --sentences sentences.txt",
     )  # fmt: skip
-    command.add_argument("--student", metavar="DIR", help="a model folder or hub name (the model of the last run)")
-    command.add_argument("--teacher", metavar="DIR", help="another (the teacher of the student's run)")
+    command.add_argument("--student", metavar="MODEL", help="a model folder or hub name (the model of the last run)")
+    command.add_argument("--teacher", metavar="MODEL", help="another (the teacher of the student's run)")
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
-    command.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    command.add_argument("--port", type=int, default=7860, metavar="N", help="and the port (%(default)s)")
     command.add_argument("--sentences", type=Path, metavar="FILE", help="UTF-8 text to find neighbours in")
-    command.add_argument("--models", type=Path, default=Path("models"), help="where students are (%(default)s)")
-    command.add_argument("--runs", type=Path, default=Path("experiments"), help="where runs are (%(default)s)")
+    command.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="where students are (%(default)s)"
+    )
+    command.add_argument("--runs", type=Path, default=Path("experiments"), metavar="DIR", help=RUNS)
     command.set_defaults(command=run_demo)
 
 

@@ -130,9 +130,13 @@ VectorTeacher = Annotated[
 
 
 def read_amount(value: Any) -> Any:
-    """Return 12_800_000 for "12.8M" and 85_000 for "85k"; anything else as it is."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG])", value) if isinstance(value, str) else None
-    return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else value
+    """Return 12_800_000 for "12.8M" and 85_000 for "85k"; what is no text as it is. Raises InputError: another text."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG])", value)
+    if not found:
+        raise InputError(f"should be a count, as in 12800000, 12.8M or 85k, not {json.dumps(value)}")
+    return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
 
 
 def tag_teacher(data: Any) -> str:
@@ -429,7 +433,8 @@ def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not is_tag(part))
         reason = {"missing": "is missing", "unexpected_keyword_argument": "is not a known key"}
-        detail = reason.get(first["type"], f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)}")
+        wanted = first["msg"].removeprefix("Input ").replace("a valid array", "a list")
+        detail = reason.get(first["type"], f"{wanted}, not {json.dumps(first['input'], ensure_ascii=False)}")
         if first["type"] == "value_error":  # one of ours, of keys that do not go together
             detail = str(first["ctx"]["error"])
         raise InputError(": ".join(part for part in (origin, key, detail) if part)) from None
@@ -454,7 +459,9 @@ def read_yaml(path: Path, kind: str = "recipe") -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such {kind}") from None
-    except (IsADirectoryError, UnicodeDecodeError):
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, not a {kind}") from None
+    except UnicodeDecodeError:
         raise InputError(f"{path}: not a UTF-8 text file") from None
     except YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

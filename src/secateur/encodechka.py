@@ -29,7 +29,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tqdm import tqdm
 
 from secateur.benchmark_data import SENTENCE_PARTS, WORD_FILES, Entities, Examples, read_entities, read_examples
-from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores
+from secateur.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_draws
 from secateur.teachers import VectorSource, encode_units
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,11 @@ def bootstrap(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> dict[
             warnings.simplefilter("ignore")  # of few items a draw may be all of one label: its score is NaN
             draws[task] = np.array([own.resample(generator.integers(count, size=count)) for _ in range(repeats)])
     return draws
+
+
+def bootstrap_mean(outcomes: Outcomes, *, repeats: int = 500, seed: int = 0) -> np.ndarray:
+    """Return the mean over tasks of what `bootstrap` draws [repeats]."""
+    return mean_draws(bootstrap(outcomes, repeats=repeats, seed=seed))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ The page and ClearML show the same ones. What a pointer should be told about a s
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -25,14 +27,20 @@ from secateur.selection import Kept
 
 matplotlib.use("Agg")
 
+Style = Literal["-", "--"]
+Place = Literal["outside upper left", "outside lower left"]
+
 TIP = "tip:"
 INK, MUTED, GRID, FAINT = "#1b2420", "#5d6963", "#dde4df", "#e9efeb"
 SERIES = ("#2c7a4b", "#c9701a", "#3468ad", "#8f4896", "#b03a3a", "#6a7a1f")
 STAGES = {"teacher": MUTED, "pruned": "#b03a3a", "repaired": "#c9701a", "distilled": "#2c7a4b", "student": "#2c7a4b"}
+MARKS = {"teacher": "s", "pruned": "X", "repaired": "^", "distilled": "o", "student": "o"}
+FADED = 0.45  # how opaque what was trained between rounds of cuts is
 MAP = "viridis"
 WIDTH = 4.7  # inches
 STRIPS = 48  # that a layer's sorted neurons are drawn as
 POINTS = 240  # of a curve that are drawn
+WIDE = 48  # letters of labels that a row has room for
 
 TRAINING = {  # metrics and the titles of their curves
     "train/loss": "Loss, all terms weighed",
@@ -215,7 +223,7 @@ def draw_cut(saliency: Saliency, kept: Kept) -> Figure:
     axes.set_xticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
     axes.spines[:].set_visible(False)
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in (SERIES[0], SERIES[2])]
-    figure.legend(handles, ["heads kept", "neurons kept"], loc="outside upper right", ncols=2, **LEGEND)
+    figure.legend(handles, ["heads kept", "neurons kept"], loc="outside upper left", ncols=2, **LEGEND)
     return figure
 
 
@@ -247,37 +255,52 @@ def find_curves(records: Sequence[Record], name: str) -> Iterator[Curve]:
             yield Curve(record.name, part.replace("-", " "), np.array(steps), np.array(values))
 
 
-def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: Sequence[str] = ("-",)) -> Figure:
-    """Draw metrics over the steps, a colour for each run and, of several metrics, a line style for each."""
-    figure, axes = make_figure(2.7)
-    several = len(records) > 1
-    labels = 0
+def draw_curves(records: Sequence[Record], names: Mapping[str, str], *, styles: Sequence[Style] = ("-",)) -> Figure:
+    """Draw metrics over the steps; of several runs each has a colour, of several metrics each a line style."""
+    figure, axes = make_figure(2.7 if len(records) == 1 else 2.7 + 0.2 * len(records))
+    runs = [record.name for record in records]
+    key: dict[str, Artist] = {}
+    metrics: dict[str, Artist] = {}
     for number, (name, words) in enumerate(names.items()):
         for curve in find_curves(records, name):
-            place = [record.name for record in records].index(curve.run) if several else number
-            known = [curve.run] if several else []
-            label = ", ".join([*known, *([curve.part] if curve.part else []), *([words] if len(names) > 1 else [])])
-            labels += bool(label)
-            draw_curve(axes, curve, label, words, colour=SERIES[place % len(SERIES)], style=styles[number])
+            colour = SERIES[(runs.index(curve.run) if len(runs) > 1 else number) % len(SERIES)]
+            draw_curve(axes, curve, name_curve(curve, words, runs), colour=colour, style=styles[number])
+            if len(runs) > 1:
+                key.setdefault(curve.run, Line2D([], [], color=colour))
+            if curve.part:
+                key["rounds of cuts, faded"] = Line2D([], [], color=MUTED, alpha=FADED)
+        if len(names) > 1:
+            metrics[words] = Line2D([], [], color=MUTED if len(runs) > 1 else colour, linestyle=styles[number])
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
     axes.margins(x=0.02)
-    if labels:
-        figure.legend(loc="outside upper right", ncols=1 if several and len(names) > 1 else 2, **LEGEND)
+    add_key(figure, key)
+    add_key(figure, metrics, loc="outside lower left" if key else "outside upper left")
     return figure
 
 
-def draw_curve(axes: Axes, curve: Curve, label: str, words: str, *, colour: str, style: str) -> None:
+def name_curve(curve: Curve, words: str, runs: Sequence[str]) -> str:
+    return ", ".join([*([curve.run] if len(runs) > 1 else []), *([curve.part] if curve.part else []), words])
+
+
+def draw_curve(axes: Axes, curve: Curve, label: str, *, colour: str, style: Style) -> None:
     rows = np.unique(np.linspace(0, len(curve.steps) - 1, min(POINTS, len(curve.steps))).round().astype(int))
     steps, values = curve.steps[rows], curve.values[rows]
-    faded = 0.45 if curve.part else 1
-    axes.plot(steps, values, style, color=colour, linewidth=1.8, alpha=faded, label=label or None)
+    alpha = FADED if curve.part else 1
+    axes.plot(steps, values, style, color=colour, linewidth=1.8, alpha=alpha)
     for row in np.unique(np.linspace(0, len(rows) - 1, min(30, len(rows))).round().astype(int)):
-        tip = f"{label or words}, step {steps[row]}: {values[row]:.4f}"
-        axes.plot(steps[row], values[row], "o", color=colour, markersize=3.4, alpha=faded, gid=TIP + tip)
+        tip = f"{TIP}{label}, step {steps[row]}: {values[row]:.4g}"
+        axes.plot(steps[row], values[row], "o", color=colour, markersize=3.4, alpha=alpha, gid=tip)
+
+
+def add_key(figure: Figure, key: Mapping[str, Artist], *, loc: Place = "outside upper left") -> None:
+    """Write above or below a figure what its colours and marks stand for, in a row where the words are short."""
+    if key:
+        columns = max(WIDE // max(map(len, key)), 1)
+        figure.legend(key.values(), key.keys(), loc=loc, ncols=columns, **LEGEND)
 
 
 def draw_retrieval(records: Sequence[Record]) -> Figure:
@@ -290,7 +313,7 @@ def draw_retrieval(records: Sequence[Record]) -> Figure:
 class Point:
     """An encoder of a run: what it costs, and its quality."""
 
-    label: str
+    run: str
     stage: str
     cost: float
     quality: float
@@ -302,7 +325,7 @@ QUALITIES = {"cosine": "cosine to the teacher", "mean": "mean of the tasks"}
 def cosine_points(records: Sequence[Record], cost: str) -> list[Point]:
     """Return every stage's held-out cosine; what has no known cost is left out."""
     return [
-        Point(name_stage(record, row["stage"], records), row["stage"], row[cost], row["cosine"])
+        Point(record.name, row["stage"], row[cost], row["cosine"])
         for record in records
         for row in record.stages
         if cost in row
@@ -318,7 +341,7 @@ def mean_points(records: Sequence[Record], cost: str) -> list[Point]:
         for row in record.stages:
             mean = mean_of((record.scores or {}).get(row["stage"]))
             if mean is not None and cost in row:
-                points.append(Point(name_stage(record, row["stage"], records), row["stage"], row[cost], mean))
+                points.append(Point(record.name, row["stage"], row[cost], mean))
     return points
 
 
@@ -326,14 +349,27 @@ def mean_of(scores: Scores | None) -> float | None:
     return None if scores is None else mean_s(scores.own)
 
 
-def name_stage(record: Record, stage: str, records: Sequence[Record]) -> str:
-    return stage if len(records) == 1 else f"{record.name}, {stage}"
-
-
 def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
-    """Draw quality against cost; a line, the Pareto front, joins what nothing beats in both."""
-    figure, axes = make_figure(3.1)
-    plot_points(axes, points, cost, quality)
+    """Draw quality against cost; a line, the Pareto front, joins what nothing beats in both.
+
+    Of one run each stage has a colour and its name beside it; of several each run has a colour, each stage a mark.
+    """
+    runs = list(dict.fromkeys(point.run for point in points))
+    figure, axes = make_figure(3.1 if len(runs) == 1 else 3.4 + 0.2 * len(runs))
+    plot_front(axes, points, cost, quality)
+    if len(runs) == 1:
+        for point in points:
+            plot_point(axes, point, f"{point.stage}: {{}}", cost, colour=STAGES.get(point.stage, INK))
+        label_points(axes, points)
+        return figure
+    colours = {run: SERIES[place % len(SERIES)] for place, run in enumerate(runs)}
+    for point in points:
+        words = f"{point.run}, {point.stage}: {{}}"
+        plot_point(axes, point, words, cost, colour=colours[point.run], marker=MARKS.get(point.stage, "o"))
+    stages = [stage for stage in MARKS if any(point.stage == stage for point in points)]
+    add_key(figure, {run: Line2D([], [], color=colour, linewidth=4) for run, colour in colours.items()})
+    marks = {stage: Line2D([], [], color=MUTED, marker=MARKS[stage], linestyle="", markersize=6) for stage in stages}
+    add_key(figure, marks, loc="outside lower left")
     return figure
 
 
@@ -341,27 +377,31 @@ def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw a family's cosine against parameters and against milliseconds; `rows` are those of a stage table."""
     costs = {"millions of parameters": ("parameters", 1e6), COSTS["ms"]: ("ms", 1)}
     figure, panels = make_panels(2, 2 * WIDTH, 3.6)
-    for axes, (label, (key, unit)) in zip(panels, costs.items(), strict=True):
-        points = [Point(row["stage"], row["stage"], row[key] / unit, row["cosine"]) for row in rows]
-        plot_points(axes, points, label, QUALITIES["cosine"])
+    for axes, (cost, (key, unit)) in zip(panels, costs.items(), strict=True):
+        points = [Point("", row["stage"], row[key] / unit, row["cosine"]) for row in rows]
+        plot_front(axes, points, cost, QUALITIES["cosine"])
+        for point in points:
+            plot_point(axes, point, f"{point.stage}: {{}}", cost, colour=SERIES[0])
+        label_points(axes, points)
     return figure
 
 
-def plot_points(axes: Axes, points: Sequence[Point], cost: str, quality: str) -> None:
+def plot_front(axes: Axes, points: Sequence[Point], cost: str, quality: str) -> None:
+    """Draw the front and the axes, with room for labels."""
     best = pareto_front([(point.cost, point.quality) for point in points])
-    axes.plot(*zip(*best, strict=True), color=SERIES[2], linewidth=1.4, label="Pareto front", zorder=1)
-    for point in points:
-        tip = f"{point.label}: {point.quality:.4f} at {point.cost:.4g} {cost}"
-        colour = STAGES.get(point.stage, INK)
-        axes.plot(point.cost, point.quality, "o", color=colour, markersize=7, gid=TIP + tip, zorder=3)
+    axes.plot(*zip(*best, strict=True), color=MUTED, linewidth=1.4, label="Pareto front", zorder=1)
     low, high = min(point.quality for point in points), max(point.quality for point in points)
     room = max(high - low, 1e-3)
     axes.set(xlim=(0, 1.18 * max(point.cost for point in points)), ylim=(low - 0.14 * room, high + 0.12 * room))
-    label_points(axes, points, room)
     axes.set(xlabel=cost, ylabel=quality)
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
     axes.legend(loc="lower left", **LEGEND)
+
+
+def plot_point(axes: Axes, point: Point, words: str, cost: str, *, colour: str, marker: str = "o") -> None:
+    tip = TIP + words.format(f"{point.quality:.4f} at {point.cost:.4g} {cost}")
+    axes.plot(point.cost, point.quality, marker, color=colour, markersize=7, gid=tip, zorder=3)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -373,9 +413,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def label_points(axes: Axes, points: Sequence[Point], room: float) -> None:
-    """Write each point's label on the side with more room, moved down where it would cover the one above it."""
+def label_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Write each point's stage on the side with more room, moved down where it would cover the one above it."""
     middle = axes.get_xlim()[1] / 2
+    room = float(np.ptp(axes.get_ylim())) / 1.26
     taken: dict[str, list[tuple[float, float]]] = {"left": [], "right": []}
     for point in sorted(points, key=lambda point: -point.quality):
         side = "right" if point.cost < middle else "left"
@@ -385,7 +426,7 @@ def label_points(axes: Axes, points: Sequence[Point], room: float) -> None:
         taken[side].append((point.cost, height))
         shift = 0.02 * middle * (1 if side == "right" else -1)
         axes.text(
-            point.cost + 2.6 * shift, height, point.label, color=INK, fontsize=10, va="center",
+            point.cost + 2.6 * shift, height, point.stage, color=INK, fontsize=10, va="center",
             ha="left" if side == "right" else "right",
         )  # fmt: skip
 
@@ -427,5 +468,5 @@ def draw_lengths(drift: Drift) -> Figure:
     axes.set_xticks(range(len(names)), names)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.spines[:].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=2, **LEGEND)
+    figure.legend(loc="outside upper left", ncols=2, **LEGEND)
     return figure

@@ -86,15 +86,15 @@ def rank_models(
     `baselines` adds vectors that count terms, `use` Universal Sentence Encoder. Raises InputError: fewer than two
     encoders, one that cannot be loaded, or encodechka's data cannot be had.
     """
-    try:
-        benchmarks = read_benchmarks(find_data(settings, cache))
-    except DownloadError as error:
-        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
     names = [Path(model).name for model in models]
     if len(set(names)) < len(names):
         raise InputError(f"rank: two models of one name: {', '.join(names)}")
     if len(names) + 3 * baselines + use < 2:
         raise InputError("rank: name two models or more, or ask for --baselines")
+    try:
+        benchmarks = read_benchmarks(find_data(settings, cache))
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
     encoders = [load_encoder(config.Teacher(model=model), device=device) for model in models]
     terms = term_baselines(list_sentences(benchmarks)) if baselines else []
     standings = [measure_standing(each, each.name, benchmarks, neural=False) for each in terms]

@@ -69,7 +69,7 @@ def report_runs(names: Sequence[str], runs: Path, out: Path | None) -> Path:
     path = out or beside
     try:
         write_page(records, draw_figures(records), path)
-    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be written to ({error.strerror})") from None
     return path
 

@@ -18,8 +18,8 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from secateur import encodechka
 from secateur.benchmark_data import SENTENCE_PARTS, Examples, read_examples
-from secateur.encodechka import SentenceEncoder, bootstrap, score_examples
-from secateur.leaderboard import SENTENCE_TASKS, mean_draws
+from secateur.encodechka import SentenceEncoder, bootstrap_mean, score_examples
+from secateur.leaderboard import SENTENCE_TASKS
 from secateur.probe import FOLDER, read_parts
 from secateur.teachers import VectorSource
 
@@ -88,7 +88,7 @@ def measure_standing(
     for benchmark, parts in benchmarks.items():
         outcomes = score_examples(encoder, parts, own_only=True, progress=progress and f"{progress} {benchmark}")
         means[benchmark] = float(np.mean([vectors["own"].score for vectors in outcomes.values()]))
-        draws[benchmark] = mean_draws(bootstrap(outcomes))
+        draws[benchmark] = bootstrap_mean(outcomes)
     log.info("%s: %s", name, ", ".join(f"{benchmark} {mean:.4f}" for benchmark, mean in means.items()))
     return Standing(name, neural, means, draws)
 

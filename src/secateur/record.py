@@ -82,11 +82,12 @@ def read_record(folder: Path) -> Record:
     recipe = read(folder / "recipe.json", read_object)
     if recipe is None:
         raise InputError(f"{folder}: no recipe.json; that is no run's record")
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".html")  # a page is not the run's
     record = Record(
         name=str(recipe.get("name", folder.name)),
         recipe=recipe,
         metrics=read(folder / "metrics.jsonl", read_metrics) or [],
-        changed=max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=time.time()),
+        changed=max((path.stat().st_mtime for path in files), default=time.time()),
         saliency=read(folder / "saliency.safetensors", load_saliency),
         whole=read(folder / "whole.json", reader(Sizes)),
         plan=read(folder / "plan.json", reader(Plan)),

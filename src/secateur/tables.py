@@ -161,8 +161,8 @@ def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, for
 def held_out_cells(record: Record, row: Mapping[str, Any]) -> list[Cell]:
     drift = record.drift
     if drift is None or row["stage"] not in drift.stages:
-        found = [number(row[key], "{:.3f}") for key in ("en_ru", "ru_en")]
-        return [number(row["cosine"]), found[0], words("–"), found[1], words("–")]
+        en_ru, ru_en = (number(row[key], "{:.3f}") for key in ("en_ru", "ru_en"))
+        return [number(row["cosine"]), en_ru, words("–"), ru_en, words("–")]
     of, teacher = drift.stages[row["stage"]], drift.stages["teacher"]
     cells = [interval(average((of.cosine_en + of.cosine_ru) / 2))]
     for key in ("en_ru", "ru_en"):
@@ -362,7 +362,7 @@ def tabulate_runs(records: Sequence[Record]) -> Table:
         rows.append([
             words(record.name), words(say_state(record)), number(last.get("parameters"), "{:,}"),
             number(last.get("mb"), "{:.1f}"), number(last.get("ms"), "{:.2f}"), number(last.get("cosine")),
-            number(last.get("en_ru")), number(last.get("ru_en")), number(mean),
+            number(last.get("en_ru"), "{:.3f}"), number(last.get("ru_en"), "{:.3f}"), number(mean, "{:.3f}"),
         ])  # fmt: skip
     header = ["run", "state", "parameters", "megabytes", "ms a sentence", "cosine to the teacher", "English to Russian",
               "Russian to English", "mean of the sentence tasks"]  # fmt: skip

@@ -75,11 +75,11 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
             open_run(experiment, places, resume=resume)
         set_seed(experiment.seed)
         benchmark = find_benchmark(experiment.encodechka, places.cache)
-        with stage("corpus"):
-            corpus = load_corpus(experiment.corpus, places.cache)
-        rows = rows_to_train(corpus.train, experiment.distillation)
         with stage("teacher"):
             teacher = load_encoder(experiment.teacher, device=device)
+        with stage("corpus"):
+            corpus = load_corpus(experiment.corpus, places.cache)
+            rows = rows_to_train(corpus.train, experiment.distillation)
             held_out = embed_held_out(teacher, corpus, experiment.validation)
         made = resume or not state.is_main_process  # what the main process has made is read
         grounds = survey(teacher, corpus, held_out, experiment, places, resume=made)
@@ -288,8 +288,8 @@ def prepare(experiment: Experiment, cache: Path) -> tuple[Grounds, HeldOut]:
     """Load and measure what a cut without training needs."""
     device = pick_device(experiment.device)
     set_seed(experiment.seed)
-    corpus = load_corpus(experiment.corpus, cache)
     teacher = load_encoder(experiment.teacher, device=device)
+    corpus = load_corpus(experiment.corpus, cache)
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
         saliency = measure(teacher, corpus, experiment)
