@@ -18,7 +18,9 @@ ORDER = (
     "onnx_graph", "gate", "card", "export",
     "tracking", "report", "scores", "planning",
     "record", "figures", "svg", "tables", "page",
-    "publish", "comparisons", "bench", "bench_budgets", "infer", "runs", "train", "create", "demo", "cli",
+    "publish",
+    "comparisons", "bench_shapes", "bench_encoding", "bench_saliency", "bench_training", "bench_budgets", "bench",
+    "infer", "runs", "train", "create", "demo", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in (ROOT / "src" / "secateur").glob("*.py") if path.stem != "__init__")
 HEAVY = {
@@ -38,7 +40,7 @@ STAGES = (
     "load_corpus",
     "make_student",
 )
-CALLERS = {"comparisons", "bench_budgets", "scores", "planning", "infer", "train", "create", "cli"}
+CALLERS = {"bench_shapes", "bench_training", "bench_budgets", "scores", "planning", "infer", "train", "create", "cli"}
 
 
 def read_imports(path: Path, *, at_the_top: bool = False) -> list[tuple[str, str]]:

@@ -20,8 +20,11 @@ from typing import Any
 
 import torch
 
-from secateur import comparisons
-from secateur.comparisons import FULL, TOY, Comparison, Sizes, Workshop
+from secateur.bench_encoding import compare_benchmark, compare_encoding
+from secateur.bench_saliency import PASSES, compare_saliency, prepare_saliency
+from secateur.bench_shapes import compare_int8, compare_students
+from secateur.bench_training import compare_distillation, compare_matmul
+from secateur.comparisons import FULL, SEED, TOY, Comparison, Sizes, Workshop
 from secateur.config import InputError
 from secateur.files import write_json
 from secateur.machine import read_memory, read_processor
@@ -30,38 +33,45 @@ from secateur.report import format_table
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
+ROWS: dict[str, Callable[[Workshop], list[Comparison]]] = {
+    "encode": compare_encoding,
+    "student": compare_students,
+    "int8": compare_int8,
+    "saliency": compare_saliency,
+    "distillation": compare_distillation,
+    "matmul": compare_matmul,
+    "tasks": compare_benchmark,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m secateur.bench", description=__doc__)
     parser.add_argument("--model", default="models/teacher-mini-en-ru")
-    parser.add_argument("--rows", nargs="+", choices=tuple(comparisons.ROWS), help="(all)")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), help="(all)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="rows measured before stay (%(default)s)")
     parser.add_argument(
         "--toy", action="store_true", help="tiny sizes, to see that rows run; their numbers mean nothing"
     )
-    parser.add_argument("--peak", choices=tuple(comparisons.PASSES), help="run one pass and print its peak memory")
+    parser.add_argument("--peak", choices=tuple(PASSES), help="run one pass and print its peak memory")
     options = parser.parse_args()
     sizes = TOY if options.toy else FULL
     if options.peak:
-        encoder, batches = comparisons.prepare_saliency(options.model)
-        print(peak_memory(lambda: comparisons.PASSES[options.peak](encoder, batches)))
+        encoder, batches = prepare_saliency(options.model)
+        print(peak_memory(lambda: PASSES[options.peak](encoder, batches)))
         return
     record = open_record(options.out, sizes)
     with Workshop(options.model, sizes) as workshop:
-        for name in options.rows or comparisons.ROWS:
+        for name in options.rows or ROWS:
             try:
-                compared = comparisons.ROWS[name](workshop)
+                compared = ROWS[name](workshop)
             except (InputError, ImportError) as error:
                 record["rows"][name] = [{"left_out": str(error)}]
                 print(f"{name}: left out: {error}", flush=True)
                 continue
             record["rows"][name] = [measure(each, options.rounds) for each in compared]
             if name == "saliency":
-                record["rows"][name][0]["peak_bytes"] = {
-                    side: measure_peak(options.model, side) for side in comparisons.PASSES
-                }
+                record["rows"][name][0]["peak_bytes"] = {side: measure_peak(options.model, side) for side in PASSES}
             write_json(options.out, record)
             print(format_rows(record["rows"][name]), end="\n\n", flush=True)
     write_json(options.out, record)
@@ -76,7 +86,7 @@ def open_record(path: Path, sizes: Sizes) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: find_version(name) for name in PACKAGES},
-        "seed": comparisons.SEED,
+        "seed": SEED,
         "sizes": json.loads(json.dumps(asdict(sizes))),
     }
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

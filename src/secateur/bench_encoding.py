@@ -1,0 +1,86 @@
+"""Rows of the embedded teacher at work: sentences encoded in bulk, a benchmark's tasks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from secateur.comparisons import Comparison, Workshop, counting, padding_share, timed
+from secateur.encodechka import list_sentences, score_examples
+from secateur.encoder import Encoder, embed, encode, pad, tokenize
+from secateur.inference import Encoder as SavedEncoder
+from secateur.inference import run_rows
+from secateur.probe import FOLDER, read_parts
+
+
+def compare_encoding(shop: Workshop) -> list[Comparison]:
+    """Encoder.encode against SentenceTransformer.encode: the same weights, sentences of mixed length."""
+    sentences = shop.sentences()
+    ours, theirs = SavedEncoder(shop.model), SentenceTransformer(shop.model, device="cpu")
+    counts = np.zeros(2, np.int64)
+    with counting(theirs[0], counts):
+        theirs.encode(sentences[: len(sentences) // 10])
+    rows = ours.read_pieces(sentences)
+    padded = np.zeros(2, np.int64)
+
+    def count(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        padded[:] += [int(mask.sum()), mask.size]
+        return np.zeros((len(ids), 1), np.float32)
+
+    for _ in run_rows(count, rows, ours.pad_id):
+        pass
+    return [
+        Comparison(
+            "encode in bulk",
+            {
+                "Encoder.encode": timed(lambda: ours.encode(sentences), len(sentences)),
+                "SentenceTransformer.encode": timed(lambda: theirs.encode(sentences), len(sentences)),
+            },
+            aims={"SentenceTransformer.encode": 1.3},
+            conditions={
+                "sentences": len(sentences),
+                "mean pieces": round(float(np.mean([len(row) for row in rows])), 1),
+                "batch": f"{ours.batch_tokens} pieces; 32 sentences",
+                "padding": f"{padding_share(padded)}; {padding_share(counts)} (of a tenth)",
+                "dtype": "float32",
+                "threads": torch.get_num_threads(),
+            },
+        )
+    ]
+
+
+class OneAtATime:
+    """An encoder as the original benchmark runs it: each sentence in a batch of its own."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def poolings(self, sentences: Sequence[str], *, batch_size: int, progress: str) -> dict[str, np.ndarray]:
+        vectors = []
+        for sentence in sentences:
+            with torch.inference_mode():
+                inputs = pad(self.encoder, tokenize(self.encoder, [sentence]))
+                vectors.append(encode(self.encoder, inputs).vectors.cpu().numpy()[0])
+        return {"own": np.stack(vectors)}
+
+
+def compare_benchmark(shop: Workshop) -> list[Comparison]:
+    """A benchmark's eight tasks, the probe's texts: embedding alone, and the whole, against one sentence at a time."""
+    encoder = shop.load()
+    parts = {task: read_parts(FOLDER, task) for task in shop.sizes.tasks}
+    sentences = list_sentences(parts)
+    single = OneAtATime(encoder)
+    conditions = {"sentences": len(sentences), "dtype": "float32", "threads": torch.get_num_threads()}
+    embedding = {
+        "in batches": timed(lambda: embed(encoder, sentences)),
+        "one at a time": timed(lambda: single.poolings(sentences, batch_size=1, progress="")),
+    }
+    whole = {
+        "in batches": timed(lambda: score_examples(encoder, parts, own_only=True)),
+        "one at a time": timed(lambda: score_examples(single, parts, own_only=True)),
+    }
+    return [
+        Comparison("eight tasks, embedding", embedding, {"one at a time": 2.5}, conditions),
+        Comparison("eight tasks, whole", whole, {"one at a time": 2.0}, conditions),
+    ]
