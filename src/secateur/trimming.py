@@ -17,7 +17,7 @@ Without folding, sentences whose pieces were all kept have bit for bit the same 
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +126,9 @@ class Pieces:
     def spell(self, piece: int, kept: set[int]) -> tuple[int, ...]:
         """Return the kept pieces, other than itself, that the tokenizer would write a piece with; none if it cannot."""
         text = self.texts[piece]
-        allowed = kept - {piece} if piece in kept else kept
         if self.scores is not None:
-            return spell_best(text, self.numbers, self.scores, allowed)
-        return spell_greedily(text, self.numbers, allowed)
+            return spell_best(text, self.numbers, self.scores, kept, but=piece)
+        return spell_greedily(text, self.numbers, kept, but=piece)
 
     def letters(self, piece: int) -> list[str]:
         """Return the single-letter pieces that spell a piece whatever else is kept, in the texts of the vocabulary."""
@@ -157,31 +156,39 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Pieces:
     return Pieces(tuple(texts), numbers, scores)
 
 
-def spell_greedily(text: str, numbers: Mapping[str, int], allowed: set[int]) -> tuple[int, ...]:
-    """Return the longest allowed pieces from left to right, as WordPiece does (Wu et al. 2016)."""
+def spell_greedily(
+    text: str, numbers: Mapping[str, int], allowed: Container[int], *, but: int | None = None
+) -> tuple[int, ...]:
+    """Return the longest allowed pieces from left to right, as WordPiece does (Wu et al. 2016), one of them barred."""
     bare, inner = split_mark(text)
     found: list[int] = []
     start = 0
     while start < len(bare):
         mark = INNER if inner or start > 0 else ""
         ends = range(len(bare), start, -1)
-        end = next((end for end in ends if numbers.get(mark + bare[start:end], -1) in allowed), None)
-        if end is None:
+        tried = ((end, numbers.get(mark + bare[start:end], -1)) for end in ends)
+        end, number = next(((end, number) for end, number in tried if number in allowed and number != but), (0, -1))
+        if not end:
             return ()
-        found.append(numbers[mark + bare[start:end]])
+        found.append(number)
         start = end
     return tuple(found)
 
 
 def spell_best(
-    text: str, numbers: Mapping[str, int], scores: Mapping[int, float], allowed: set[int]
+    text: str,
+    numbers: Mapping[str, int],
+    scores: Mapping[int, float],
+    allowed: Container[int],
+    *,
+    but: int | None = None,
 ) -> tuple[int, ...]:
-    """Return the allowed pieces whose scores have the largest sum, as Unigram does (Kudo 2018)."""
+    """Return the allowed pieces whose scores have the largest sum, as Unigram does (Kudo 2018), one of them barred."""
     best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] + [None] * len(text)
     for end in range(1, len(text) + 1):
         for start in range(end):
             before, number = best[start], numbers.get(text[start:end], -1)
-            if before is None or number not in allowed or number not in scores:
+            if before is None or number not in allowed or number == but or number not in scores:
                 continue
             total = before[0] + scores[number]
             known = best[end]
