@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import SENTENCES
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur import config
 from secateur.benchmark_data import DownloadError
@@ -171,6 +174,43 @@ def test_a_family_is_a_folder_of_models_with_a_picture(place: Path, capsys: pyte
     assert (place / "family" / "family.png").stat().st_size > 10_000
     assert "name no other" in refuse(capsys, *words, "0.5", "--keep-params", "0.5", "--dry-run")
     assert "is not a list of fractions" in refuse(capsys, *words, "50%", "--dry-run")
+
+
+def test_a_limit_that_nothing_reaches_is_one_line_and_nothing_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", "teacher", "--held-out", "0.3", "--pairs", "pairs.tsv", "--out", "small"]
+    line = refuse(capsys, *words, "--max-params", "100")
+    assert re.search(r"100 parameters cannot be reached; the smallest student has [\d,]+ parameters, \d+\.\d MB$", line)
+    (least,) = re.findall(r"student has ([\d,]+)", line)
+    contradictory = ["--max-params", least.replace(",", ""), "--layers", "3"]
+    assert "cannot be reached; the smallest student has" in refuse(capsys, *words, *contradictory)
+    assert "--layers: 9 asked for, at most 3 can be kept" in refuse(capsys, *words, "--layers", "9")
+    assert not (place / "small").exists()
+
+
+def test_a_vocabulary_is_trimmed_and_what_cannot_be_is_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language, side in zip(("en", "ru"), zip(*SENTENCES, strict=True), strict=True):
+        (place / f"{language}.txt").write_text("\n".join(side), encoding="utf-8")
+    (place / "blank.txt").write_text(" \n\n", encoding="utf-8")
+    words = ["vocabulary", "teacher", "--corpus", "en=en.txt", "--out", "small"]
+    refused = {
+        "blank.txt: empty": [*words, "--corpus", "ru=blank.txt", "--size", "200"],
+        "ru.tx: no such file": [*words, "--corpus", "ru=ru.tx", "--size", "200"],
+        "each language once": [*words, "--corpus", "en=ru.txt", "--size", "200"],
+        "3 pieces asked for, but special tokens and the letters": [*words, "--corpus", "ru=ru.txt", "--size", "3"],
+    }
+    for complaint, asked in refused.items():
+        assert complaint in refuse(capsys, *asked)
+    assert not (place / "small").exists()
+    assert main([*words, "--corpus", "ru=ru.txt", "--size", "200"]) == 0
+    assert len(AutoTokenizer.from_pretrained(place / "small")) == 200
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "[PAD]": 2}, []))
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(place / "teacher")
+    assert "of kind BPE cannot be trimmed" in refuse(capsys, *words, "--size", "2", "--out", "other")
+    assert not (place / "other").exists()
 
 
 def test_encode_names_the_line_that_is_not_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

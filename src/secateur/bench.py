@@ -14,13 +14,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from secateur.bench_encoding import compare_benchmark, compare_encoding
+from secateur.bench_encoding import compare_benchmark, compare_encoding, compare_file
 from secateur.bench_saliency import PASSES, compare_saliency, prepare_saliency
 from secateur.bench_shapes import compare_int8, compare_students
 from secateur.bench_training import compare_distillation, compare_matmul
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
 ROWS: dict[str, Callable[[Workshop], list[Comparison]]] = {
     "encode": compare_encoding,
+    "onnx": partial(compare_file, backend="onnx"),
+    "openvino": partial(compare_file, backend="openvino"),
     "student": compare_students,
     "int8": compare_int8,
     "saliency": compare_saliency,
@@ -66,8 +69,9 @@ def main() -> None:
             try:
                 compared = ROWS[name](workshop)
             except (InputError, ImportError) as error:
-                record["rows"][name] = [{"left_out": str(error)}]
-                print(f"{name}: left out: {error}", flush=True)
+                reason = str(error).strip().splitlines()[0]
+                record["rows"][name] = [{"left_out": reason}]
+                print(f"{name}: left out: {reason}", flush=True)
                 continue
             record["rows"][name] = [measure(each, options.rounds) for each in compared]
             if name == "saliency":

@@ -1,14 +1,17 @@
 """Rows of the embedded teacher at work: sentences encoded in bulk, a benchmark's tasks."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from secateur import config
 from secateur.comparisons import Comparison, Workshop, counting, padding_share, timed
 from secateur.encodechka import list_sentences, score_examples
 from secateur.encoder import Encoder, embed, encode, pad, tokenize
+from secateur.export import export
 from secateur.inference import Encoder as SavedEncoder
 from secateur.inference import run_rows
 from secateur.probe import FOLDER, read_parts
@@ -43,6 +46,34 @@ def compare_encoding(shop: Workshop) -> list[Comparison]:
                 "mean pieces": round(float(np.mean([len(row) for row in rows])), 1),
                 "batch": f"{ours.batch_tokens} pieces; 32 sentences",
                 "padding": f"{padding_share(padded)}; {padding_share(counts)} (of a tenth)",
+                "dtype": "float32",
+                "threads": torch.get_num_threads(),
+            },
+        )
+    ]
+
+
+def compare_file(shop: Workshop, backend: Literal["onnx", "openvino"]) -> list[Comparison]:
+    """Encoder.encode of an exported float file against SentenceTransformer.encode with a backend of its own.
+
+    Raises ImportError where sentence-transformers cannot have that backend.
+    """
+    folder = shop.folder / "exported"
+    if not folder.exists():
+        export(shop.model, config.Gate(), out=folder, int8=False)
+    theirs = SentenceTransformer(str(folder), backend=backend, device="cpu")
+    ours = SavedEncoder(str(folder), backend="onnx")
+    sentences = shop.sentences()
+    return [
+        Comparison(
+            f"encode in bulk, {backend}",
+            {
+                "Encoder, onnx": timed(lambda: ours.encode(sentences), len(sentences)),
+                f"SentenceTransformer, {backend}": timed(lambda: theirs.encode(sentences), len(sentences)),
+            },
+            conditions={
+                "sentences": len(sentences),
+                "batch": f"{ours.batch_tokens} pieces; 32 sentences",
                 "dtype": "float32",
                 "threads": torch.get_num_threads(),
             },

@@ -1,6 +1,9 @@
-"""Rows of saliency: the scores of all heads and neurons against one plain pass."""
+"""Rows of saliency: the scores of all heads and neurons against one plain pass, and against Torch-Pruning's."""
 
 from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from secateur import config
 from secateur.comparisons import SEED, Comparison, Workshop, padding_share, timed
 from secateur.encoder import Encoder, encode, load_encoder, pad
+from secateur.modeling import find_layers, find_linear, layer_names
 from secateur.saliency import accumulate_gates, frozen, pair_losses, similarity_scores
 
 SHAPE = {"batches": 8, "pairs": 32, "shortest": 8, "longest": 32}  # of random word pieces, equal on both sides
@@ -40,14 +44,48 @@ def run_saliency(encoder: Encoder, batches: list[dict[str, Tensor]]) -> None:
         accumulate_gates(encoder, iter(batches), [similarity_scores])
 
 
-PASSES: dict[str, Callable[[Encoder, list[dict[str, Tensor]]], None]] = {"saliency": run_saliency, "plain": run_plain}
+def run_torch_pruning(encoder: Encoder, batches: list[dict[str, Tensor]]) -> None:
+    """Torch-Pruning's Taylor scores (GroupTaylorImportance) of all channels of attention and the FFN: backward passes
+    to every weight, then |sum w dL/dw| over each group of channels that go together. Its graph is built beforehand."""
+    import torch_pruning
+
+    graph = find_graph(encoder)
+    importance = torch_pruning.importance.GroupTaylorImportance()
+    encoder.model.requires_grad_(True)
+    for inputs in batches:
+        pair_losses(encode(encoder, inputs).vectors).sum().backward()
+    names = layer_names(encoder.transformer.config)
+    for layer in find_layers(encoder.transformer):
+        for first in (find_linear(layer, names.query), find_linear(layer, names.expand)):  # one of each group
+            channels = list(range(first.out_features))
+            importance(graph.get_pruning_group(first, torch_pruning.prune_linear_out_channels, idxs=channels))
+    encoder.model.zero_grad(set_to_none=True)
+
+
+@lru_cache(maxsize=1)
+def find_graph(encoder: Encoder) -> Any:
+    """Return what Torch-Pruning traces: which channels of which matrices go together."""
+    import torch_pruning
+
+    inputs = pad(encoder, [[5, 6, 7], [5, 6, 7]])
+    return torch_pruning.DependencyGraph().build_dependency(
+        encoder.transformer, example_inputs=dict(inputs), output_transform=lambda output: output.last_hidden_state.sum()
+    )
+
+
+Pass = Callable[[Encoder, list[dict[str, Tensor]]], None]
+PASSES: dict[str, Pass] = {"saliency": run_saliency, "plain": run_plain, "Torch-Pruning": run_torch_pruning}
 
 
 def compare_saliency(shop: Workshop) -> list[Comparison]:
-    """All heads' and neurons' saliency against a plain forward and backward pass over the same batches."""
+    """All heads' and neurons' saliency against plain forward and backward passes and Torch-Pruning's, same batches."""
     encoder, batches = prepare_saliency(shop.model)
-    sides = {name: timed(lambda run=run: run(encoder, batches)) for name, run in PASSES.items()}  # type: ignore[misc]
+    installed = find_spec("torch_pruning") is not None
+    passes = {name: run for name, run in PASSES.items() if installed or run is not run_torch_pruning}
+    sides = {name: timed(partial(run, encoder, batches)) for name, run in passes.items()}
     masks = [inputs["attention_mask"] for inputs in batches]
     counts = np.array([sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)])
     conditions = {**SHAPE, "padding": padding_share(counts), "dtype": "float32", "threads": torch.get_num_threads()}
-    return [Comparison("saliency pass", sides, {"plain": 1.18}, conditions)]
+    if not installed:
+        conditions["left out"] = "Torch-Pruning, which is not installed: pip install 'secateur[bench]'"
+    return [Comparison("saliency pass", sides, {"plain": 1.18, "Torch-Pruning": 1.18}, conditions)]
