@@ -67,7 +67,7 @@ def test_milliseconds_are_measured_and_limited(
 ) -> None:
     """On a machine where a layer takes a millisecond and nothing else any time."""
 
-    def time_layers(encoders: list[Encoder], sentences: list[str]) -> list[float]:
+    def time_layers(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
         return [float(describe(encoder).whole.layers) for encoder in encoders]
 
     monkeypatch.setattr(planning, "time_encoders", time_layers)
@@ -78,6 +78,32 @@ def test_milliseconds_are_measured_and_limited(
     half = make_plan(survey(teacher, pairs, ms=4.2))
     assert half.ms == pytest.approx(half.sizes.layers) == 4
     assert half.sizes.heads == whole.sizes.heads // 2
+
+
+def test_a_plan_that_takes_longer_than_predicted_is_made_anew_under_a_lower_limit(
+    make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that takes 1.5 ms a layer once it is warm, after 1 ms while shapes are timed."""
+
+    def slow_down(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
+        slower = 1.0 if len(encoders) > 1 else 1.5
+        return [slower * describe(encoder).whole.layers for encoder in encoders]
+
+    monkeypatch.setattr(planning, "time_encoders", slow_down)
+    teacher = make_encoder(layers=8, hidden=32, neurons=256)
+    plan = make_plan(survey(teacher, pairs, ms=6.5))
+    assert 1.5 * plan.sizes.layers <= 6.5 < 1.5 * (plan.sizes.layers + 1)
+    monkeypatch.setattr(planning, "time_encoders", lambda encoders, *_, runtime: [1.0] * len(encoders))
+    with pytest.raises(InputError, match="cannot be reached"):
+        make_plan(survey(teacher, pairs, ms=0.5))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8"])
+def test_milliseconds_are_those_of_the_runtime_that_will_serve(teacher: Encoder, pairs: Pairs, runtime: str) -> None:
+    pytest.importorskip("onnxruntime")
+    plan = make_plan(survey(teacher, pairs, ms=50.0, runtime=runtime, params=20_000))
+    assert plan.ms is not None
+    assert 0 < plan.ms < 50
 
 
 def test_impossible_budgets_are_refused_before_anything_is_measured(teacher: Encoder, pairs: Pairs) -> None:

@@ -280,6 +280,12 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     limits.add_argument("--max-params", metavar="N", help="parameters, as in 12.8M")
     limits.add_argument("--max-mb", type=float, metavar="MB", help="megabytes of weights")
     limits.add_argument("--max-ms", type=float, metavar="MS", help="milliseconds a sentence on this machine, measured")
+    limits.add_argument(
+        "--runtime",
+        default="torch",
+        choices=BACKENDS,
+        help="what will serve the student (%(default)s)",
+    )
     axes = command.add_argument_group("axes")
     axes.add_argument("--keep-heads", type=float, metavar="FRACTION", help="of all attention heads")
     axes.add_argument("--keep-neurons", type=float, metavar="FRACTION", help="of all FFN neurons")
@@ -340,6 +346,7 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError(name_option(str(error))) from None
 
 
+BACKENDS = ("torch", "onnx", "onnx-int8")  # as inference.py has them
 CUTS = ("keep_heads", "keep_neurons", "keep_hidden", "layers", "vocabulary", "rank",
         "keep_params", "max_params", "max_mb", "max_ms")  # fmt: skip
 
@@ -369,6 +376,7 @@ def prune_as_told(options: argparse.Namespace) -> None:
                 "params": read_count(options.max_params),
                 "mb": options.max_mb,
                 "ms": options.max_ms,
+                "runtime": options.runtime,
                 "rounds": options.rounds,
                 "layer_choice": options.layer_choice,
                 "ranking": options.ranking,
@@ -427,6 +435,7 @@ PRUNE_OPTIONS = {
     "budget.params": "--max-params",
     "budget.rank": "--rank",
     "budget.rounds": "--rounds",
+    "budget.runtime": "--runtime",
     "budget.share": "--keep-params",
     "budget.vocabulary": "--vocabulary",
     "corpus.held_out": "--held-out",
@@ -497,9 +506,6 @@ def add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--batch-tokens", type=int, default=2048, metavar="N", help="word pieces that run at a time (%(default)s)"
     )
     command.set_defaults(command=run_encode)
-
-
-BACKENDS = ("torch", "onnx", "onnx-int8")  # as inference.py has them
 
 
 def add_backend(command: argparse.ArgumentParser) -> None:

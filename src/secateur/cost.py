@@ -4,19 +4,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur import config
-from secateur.config import InputError
+from secateur.config import InputError, require
 from secateur.encoder import Encoder, encode, load_encoder, pad, tokenize
-from secateur.inference import FILES, UNLIMITED
+from secateur.inference import FILES, UNLIMITED, open_file
 from secateur.inference import Encoder as SavedEncoder
 from secateur.machine import count_cores, read_memory
 
@@ -33,19 +34,44 @@ def count_bytes(encoder: Encoder) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in encoder.model.parameters())
 
 
-def time_encoders(encoders: Sequence[Encoder], sentences: Sequence[str], *, warmup: int = 10) -> list[float]:
+def time_encoders(
+    encoders: Sequence[Encoder], sentences: Sequence[str], *, runtime: str = "torch", warmup: int = 10
+) -> list[float]:
     """Return each encoder's median milliseconds for one sentence, batch 1, tokenisation included.
 
+    `runtime`: torch, or onnx and onnx-int8, by ONNX Runtime with every matrix in float or in int8.
     The encoders take turns on every sentence, so that a drift of the machine's speed meets all of them alike.
     """
+    runs = [serve(encoder, runtime) for encoder in encoders]
     seconds: list[list[float]] = [[] for _ in encoders]
     for sentence in [*sentences[:warmup], *sentences]:
-        for number, encoder in enumerate(encoders):
+        for run, spent in zip(runs, seconds, strict=True):
             started = time.perf_counter()
-            with torch.inference_mode():
-                encode(encoder, pad(encoder, tokenize(encoder, [sentence]))).vectors.cpu()
-            seconds[number].append(time.perf_counter() - started)
+            run(sentence)
+            spent.append(time.perf_counter() - started)
     return [1000 * statistics.median(times[min(warmup, len(sentences)) :]) for times in seconds]
+
+
+def serve(encoder: Encoder, runtime: str) -> Callable[[str], object]:
+    """Return what turns one sentence into a vector as that runtime does."""
+    if runtime == "torch":
+
+        def embed_one(sentence: str) -> Tensor:
+            with torch.inference_mode():
+                return encode(encoder, pad(encoder, tokenize(encoder, [sentence]))).vectors.cpu()
+
+        return embed_one
+    require("onnx", extra="onnx", by=f"budget.runtime: {runtime}")
+    from secateur.onnx_graph import build_graph, list_matrices
+
+    matrices = list_matrices(encoder) if runtime == "onnx-int8" else []
+    run, _ = open_file(build_graph(encoder, matrices).SerializeToString(), None)
+
+    def run_one(sentence: str) -> np.ndarray:
+        inputs = pad(encoder, tokenize(encoder, [sentence]))
+        return run(inputs["input_ids"].cpu().numpy(), inputs["attention_mask"].cpu().numpy())
+
+    return run_one
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
-from secateur.config import Run
+from secateur.config import Experiment, Run
 from secateur.corpus import ParallelCorpus
 from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.drift import Drift
@@ -89,7 +89,8 @@ def score_stages(
     """
     drift = drift or compare_stages(encoders, held_out, experiment)
     timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
-    milliseconds = time_encoders(list(encoders.values()), timed)
+    runtime = experiment.budget.runtime if isinstance(experiment, Experiment) else "torch"
+    milliseconds = time_encoders(list(encoders.values()), timed, runtime=runtime)
     return [
         {
             "stage": name,
