@@ -23,7 +23,7 @@ import torch
 
 from secateur.bench_encoding import compare_benchmark, compare_encoding, compare_file
 from secateur.bench_saliency import PASSES, compare_saliency, prepare_saliency
-from secateur.bench_shapes import compare_int8, compare_students
+from secateur.bench_shapes import compare_int8, compare_students, compare_students_on_gpu
 from secateur.bench_training import compare_distillation, compare_matmul
 from secateur.comparisons import FULL, SEED, TOY, Comparison, Sizes, Workshop
 from secateur.config import InputError
@@ -34,6 +34,15 @@ from secateur.report import format_table
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
+
+
+def compare_on_gpu(shop: Workshop) -> list[Comparison]:
+    """Rows of a CUDA device, in bf16. Raises InputError where there is none."""
+    if not torch.cuda.is_available():
+        raise InputError("torch sees no CUDA device")
+    return [*compare_students_on_gpu(shop), *compare_distillation(shop, "cuda")]
+
+
 ROWS: dict[str, Callable[[Workshop], list[Comparison]]] = {
     "encode": compare_encoding,
     "onnx": partial(compare_file, backend="onnx"),
@@ -44,6 +53,7 @@ ROWS: dict[str, Callable[[Workshop], list[Comparison]]] = {
     "distillation": compare_distillation,
     "matmul": compare_matmul,
     "tasks": compare_benchmark,
+    "gpu": compare_on_gpu,
 }
 
 

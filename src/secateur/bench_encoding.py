@@ -61,7 +61,10 @@ def compare_file(shop: Workshop, backend: Literal["onnx", "openvino"]) -> list[C
     folder = shop.folder / "exported"
     if not folder.exists():
         export(shop.model, config.Gate(), out=folder, int8=False)
-    theirs = SentenceTransformer(str(folder), backend=backend, device="cpu")
+    try:
+        theirs = SentenceTransformer(str(folder), backend=backend, device="cpu")
+    except Exception as error:  # what sentence-transformers raises where a package is missing
+        raise ImportError(f"sentence-transformers cannot have {backend}: {error}") from error
     ours = SavedEncoder(str(folder), backend="onnx")
     sentences = shop.sentences()
     return [

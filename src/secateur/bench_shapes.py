@@ -1,6 +1,6 @@
 """Rows of large shapes with random weights: a student cut to half against its teacher, and int8 files against torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,20 +66,32 @@ def run_torch(encoder: Encoder, precision: torch.dtype = torch.float32) -> Calla
 
 def compare_students(shop: Workshop) -> list[Comparison]:
     """LaBSE-en-ru's shape with random weights at the reference ratio, torch against torch."""
+    cases = [(batch, length, "float32") for batch in (1, 32, 64) for length in (16, 32)]
+    return time_students(shop, [*cases, (64, 16, "bf16"), (64, 32, "bf16")], "cpu")
+
+
+def compare_students_on_gpu(shop: Workshop) -> list[Comparison]:
+    """The same on a CUDA device, in bf16."""
+    return time_students(shop, [(batch, length, "bf16") for batch in (1, 32, 64) for length in (16, 32)], "cuda")
+
+
+def time_students(shop: Workshop, cases: Sequence[tuple[int, int, str]], device: str) -> list[Comparison]:
+    """Return a row for each batch, length and dtype."""
     sizes = shop.sizes
     teacher = make_shape(shop, pieces=sizes.pieces, layers=sizes.layers, hidden=sizes.hidden, heads=sizes.hidden // 64)
     student = halve(teacher)
+    for encoder in (teacher, student):
+        encoder.model.to(device)
     rows = []
-    cases = [(batch, length, "float32") for batch in (1, 32, 64) for length in (16, 32)]
-    for batch, length, dtype in [*cases, (64, 16, "bf16"), (64, 32, "bf16")]:
+    for batch, length, dtype in cases:
         precision = torch.bfloat16 if dtype == "bf16" else torch.float32
         sides = {
             name: repeat(run_random(run_torch(encoder, precision), sizes.pieces, batch, length), sizes.runs, batch)
             for name, encoder in {"student": student, "teacher": teacher}.items()
         }
-        aims = {"teacher": 1.75} if batch in (1, 32) else {}
-        conditions = say_shape(teacher, student, batch, length) | {"dtype": dtype}
-        rows.append(Comparison(f"student, batch {batch} of {length}, {dtype}", sides, aims, conditions))
+        aims = {"teacher": 1.75} if batch in (1, 32) and device == "cpu" else {}
+        conditions = say_shape(teacher, student, batch, length) | {"dtype": dtype, "device": device}
+        rows.append(Comparison(f"student, batch {batch} of {length}, {dtype}, {device}", sides, aims, conditions))
     return rows
 
 

@@ -4,7 +4,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,15 +40,20 @@ class Lesson:
     pairs: Pairs
     targets: Targets
     sizes: Sizes
+    device: str
+    dtype: Literal["float32", "bf16"]  # of every side
 
 
-def prepare_lesson(shop: Workshop) -> Lesson:
+def prepare_lesson(shop: Workshop, device: str = "cpu") -> Lesson:
     texts = read_probe_texts(4_000).judged
     count = 2 * shop.sizes.steps * shop.sizes.batch
     en, ru = ([texts[(2 * row + side) % len(texts)] for row in range(count)] for side in (0, 1))
-    teacher = shop.load()
+    teacher = shop.load(device)
     targets = embed_corpus(EncoderSource(teacher), [*en, *ru], shop.folder / "targets")
-    return Lesson(halve(teacher), teacher, Pairs(en, ru, ["probe"] * count, [True] * count), targets, shop.sizes)
+    student = halve(teacher)
+    student.model.to(device)
+    pairs = Pairs(en, ru, ["probe"] * count, [True] * count)
+    return Lesson(student, teacher, pairs, targets, shop.sizes, device, "float32" if device == "cpu" else "bf16")
 
 
 class StepClock(TrainerCallback):
@@ -68,8 +73,9 @@ def train_ours(lesson: Lesson, folder: Path, counts: np.ndarray) -> float:
     """Return seconds a step of `distill`."""
     sizes = lesson.sizes
     settings = config.Distillation(
-        steps=2 * sizes.steps, batch_size=sizes.batch, learning_rate=1e-4, evaluate_every=2 * sizes.steps
-    )
+        steps=2 * sizes.steps, batch_size=sizes.batch, learning_rate=1e-4, evaluate_every=2 * sizes.steps,
+        precision=lesson.dtype,
+    )  # fmt: skip
 
     def validate(encoder: Encoder) -> dict[str, float]:
         return {"cosine": 0.0}
@@ -119,9 +125,9 @@ def train_theirs(
     data = Dataset.from_dict({"en": [en[r] for r in rows], "ru": [ru[r] for r in rows], "label": label.tolist()})
     order: dict[str, Any] = {"batch_sampler": in_order} if by_length else {}
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder), max_steps=2 * sizes.steps, per_device_train_batch_size=sizes.batch, use_cpu=True,
-        learning_rate=1e-4, optim="adamw_torch_fused", save_strategy="no", report_to=[], disable_tqdm=True, seed=SEED,
-        dataloader_pin_memory=False, **order,
+        output_dir=str(folder), max_steps=2 * sizes.steps, per_device_train_batch_size=sizes.batch, learning_rate=1e-4,
+        use_cpu=lesson.device == "cpu", bf16=lesson.dtype == "bf16", optim="adamw_torch_fused", save_strategy="no",
+        report_to=[], disable_tqdm=True, seed=SEED, dataloader_pin_memory=False, **order,
     )  # fmt: skip
     loss = OnlineLoss(student.model, lesson.teacher.model) if online else MSELoss(student.model)
     trainer = SentenceTransformerTrainer(
@@ -150,10 +156,11 @@ def train_as_reference(lesson: Lesson, counts: np.ndarray) -> float:
             if step == steps:
                 started = time.perf_counter()
             rows = [(step * pairs + row) % len(lesson.pairs) for row in range(pairs)]
-            loss = torch.zeros(())
+            loss = torch.zeros((), device=lesson.device)
             for texts in ([lesson.pairs.en[row] for row in rows], [lesson.pairs.ru[row] for row in rows]):
                 own, other = (
-                    tokenizer(texts, padding=True, truncation=True, return_tensors="pt") for _ in ("student", "teacher")
+                    tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(lesson.device)
+                    for _ in ("student", "teacher")
                 )
                 with torch.no_grad():
                     wanted = teacher(**other, **named)
@@ -165,9 +172,9 @@ def train_as_reference(lesson: Lesson, counts: np.ndarray) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def compare_distillation(shop: Workshop) -> list[Comparison]:
+def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison]:
     """`distill` against sentence-transformers' trainer three ways and the reference work's step; seconds a pair."""
-    lesson = prepare_lesson(shop)
+    lesson = prepare_lesson(shop, device)
     batch = shop.sizes.batch
     names = ("distill", "online teacher", "labels", "labels, by length", "the reference work's step")
     counts = {name: np.zeros(2, np.int64) for name in names}
@@ -182,12 +189,13 @@ def compare_distillation(shop: Workshop) -> list[Comparison]:
     conditions = {
         "batch": f"{batch} pairs; the reference's 16",
         "steps": f"{shop.sizes.steps} timed after as many",
-        "dtype": "float32",
+        "dtype": f"{lesson.dtype}; the reference's float32",
+        "device": device,
         "threads": torch.get_num_threads(),
         "padding": lambda: {name: padding_share(each) for name, each in counts.items()},
     }
     aims = {"online teacher": 3.0, "labels": 2.0, "labels, by length": 1.1}
-    return [Comparison("distillation", sides, aims, conditions, warmup=0)]
+    return [Comparison(f"distillation, {device}", sides, aims if device == "cpu" else {}, conditions, warmup=0)]
 
 
 def compare_matmul(shop: Workshop) -> list[Comparison]:

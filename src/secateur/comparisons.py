@@ -67,8 +67,8 @@ class Workshop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.temporary.cleanup()
 
-    def load(self) -> Encoder:
-        return load_encoder(config.Teacher(model=self.model))
+    def load(self, device: str = "cpu") -> Encoder:
+        return load_encoder(config.Teacher(model=self.model), device=device)
 
     def sentences(self) -> list[str]:
         """Return sentences of mixed length: the probe's, and one to six of them in a row."""
