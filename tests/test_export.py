@@ -18,9 +18,11 @@ from ruamel.yaml import YAML
 from secateur import config
 from secateur.card import BEGIN, split_card, update_card
 from secateur.cli import main
+from secateur.config import InputError
 from secateur.encodechka import score_encodechka
 from secateur.encoder import Encoder, embed, load_encoder, save_encoder
 from secateur.files import hash_file
+from secateur.inference import Encoder as SavedEncoder
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 
@@ -73,6 +75,31 @@ def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixtu
     assert "retrieval" not in again["artefacts"]["torch"]
     assert not (place / "toy" / "onnx" / "model_qint8.onnx").exists()
     assert (place / "toy" / "README.md").read_text(encoding="utf-8").count(BEGIN) == 1
+
+
+def test_openvino_runs_the_same_files_behind_the_same_gate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino", reason="the optional package openvino is not installed")
+    words = ["export", "toy", "--pairs", "pairs.tsv", "--max-retrieval-loss", "1"]
+    assert main([*words, *LOOSE]) == 0
+    assert "onnx/model_qint8.onnx, OpenVINO" in capsys.readouterr().out
+    artefacts = json.loads((place / "toy" / "parity.json").read_text())["artefacts"]
+    assert artefacts["onnx/model.onnx"]["openvino"]["max_difference"] < 1e-5
+    sentences = [side for pair in SENTENCES for side in pair]
+    expected = SavedEncoder("toy").encode(sentences)
+    np.testing.assert_allclose(SavedEncoder("toy", backend="openvino").encode(sentences), expected, atol=1e-5)
+    vectors = SavedEncoder("toy", backend="openvino-int8").encode(sentences)
+    assert (vectors * expected).sum(axis=1).mean() == pytest.approx(
+        artefacts["onnx/model_qint8.onnx"]["openvino"]["cosine"], abs=0.02
+    )
+    record = json.loads((place / "toy" / "parity.json").read_text())
+    record["artefacts"]["onnx/model_qint8.onnx"]["openvino"]["refused"] = "mean cosine 0.9"
+    (place / "toy" / "parity.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"model_qint8\.onnx falls short with OpenVINO: mean cosine 0\.9"):
+        SavedEncoder("toy", backend="openvino-int8")
+    del record["artefacts"]["onnx/model.onnx"]["openvino"]
+    (place / "toy" / "parity.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="has not been measured with OpenVINO"):
+        SavedEncoder("toy", backend="openvino")
 
 
 def run_the_card(text: str, folder: Path, teacher: Encoder) -> None:
@@ -153,9 +180,10 @@ def test_what_the_files_cost_stands_in_one_table(place: Path, capsys: pytest.Cap
     assert main(["cost", "toy", "--threads", "1", "--length", "8", "--repeats", "3", "--warmup", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[2:5]] == ["torch", "onnx", "onnx-int8"]
+    rows = [line for line in lines[2:] if line.startswith("toy ")]
     disk = [float(line.split()[3]) for line in lines[2:5]]
     assert disk[2] < disk[1]
-    assert "8 word pieces a sentence" in lines[5]
+    assert "8 word pieces a sentence" in lines[2 + len(rows)]
 
 
 def test_an_exported_file_scores_as_its_model_does(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -283,7 +283,7 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     limits.add_argument(
         "--runtime",
         default="torch",
-        choices=BACKENDS,
+        choices=config.RUNTIMES,
         help="what will serve the student (%(default)s)",
     )
     axes = command.add_argument_group("axes")
@@ -346,7 +346,6 @@ def run_prune(options: argparse.Namespace) -> None:
         raise InputError(name_option(str(error))) from None
 
 
-BACKENDS = ("torch", "onnx", "onnx-int8")  # as inference.py has them
 CUTS = ("keep_heads", "keep_neurons", "keep_hidden", "layers", "vocabulary", "rank",
         "keep_params", "max_params", "max_mb", "max_ms")  # fmt: skip
 
@@ -510,7 +509,7 @@ def add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--backend", choices=BACKENDS, default="torch", help="onnx, onnx-int8: what export wrote (%(default)s)"
+        "--backend", choices=config.RUNTIMES, default="torch", help="onnx ...: what export wrote (%(default)s)"
     )
     command.add_argument(
         "--threads", type=int, metavar="N", help="how many compute (torch: its own; ONNX: the cores there are)"

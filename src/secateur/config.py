@@ -32,6 +32,8 @@ Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor
 Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
 Criterion = Literal["similarity", "probe", "both", "taylor_weight", "magnitude", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
+Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]  # what runs an encoder
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 FROZEN = ConfigDict(extra="forbid", strict=True)
 
@@ -262,7 +264,7 @@ class Budget:
     params: Amount | None = None  # at the most, as in 12.8M
     mb: Above | None = None  # of weights, at the most
     ms: Above | None = None  # a sentence on this machine, at the most
-    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # that will serve the student: what milliseconds are of
+    runtime: Runtime = "torch"  # that will serve the student: what milliseconds are of
     layer_choice: Literal["removal", "even"] = "removal"  # even: evenly spaced, as DistilBERT is initialised
     ranking: Literal["global", "layer"] = "global"  # over all layers together, or the same share of each
     normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared

@@ -1,5 +1,6 @@
 """What an encoder costs: parameters, bytes, FLOPs, milliseconds a sentence, sentences a second."""
 
+import importlib
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur import config
 from secateur.config import InputError, require
 from secateur.encoder import Encoder, encode, load_encoder, pad, tokenize
-from secateur.inference import FILES, UNLIMITED, open_file
+from secateur.inference import OPENVINO, UNLIMITED, find_backends, open_file, open_openvino
 from secateur.inference import Encoder as SavedEncoder
 from secateur.machine import count_cores, read_memory
 
@@ -39,7 +40,7 @@ def time_encoders(
 ) -> list[float]:
     """Return each encoder's median milliseconds for one sentence, batch 1, tokenisation included.
 
-    `runtime`: torch, or onnx and onnx-int8, by ONNX Runtime with every matrix in float or in int8.
+    `runtime`: torch, or a backend of `secateur.Encoder`, with every matrix in float or in int8.
     The encoders take turns on every sentence, so that a drift of the machine's speed meets all of them alike.
     """
     runs = [serve(encoder, runtime) for encoder in encoders]
@@ -64,8 +65,9 @@ def serve(encoder: Encoder, runtime: str) -> Callable[[str], object]:
     require("onnx", extra="onnx", by=f"budget.runtime: {runtime}")
     from secateur.onnx_graph import build_graph, list_matrices
 
-    matrices = list_matrices(encoder) if runtime == "onnx-int8" else []
-    run, _ = open_file(build_graph(encoder, matrices).SerializeToString(), None)
+    matrices = list_matrices(encoder) if runtime.endswith("int8") else []
+    graph = build_graph(encoder, matrices).SerializeToString()
+    run, _ = open_openvino(graph, None) if runtime in OPENVINO else open_file(graph, None)
 
     def run_one(sentence: str) -> np.ndarray:
         inputs = pad(encoder, tokenize(encoder, [sentence]))
@@ -117,7 +119,7 @@ def describe_costs(model: str, timing: Timing) -> list[dict[str, Any]]:
     if timing.length > encoder.max_length:
         raise InputError(f"--length: {timing.length} is over the {encoder.max_length} word pieces that {model} reads")
     folder = Path(model)
-    there = {backend: folder / file for backend, file in FILES.items() if (folder / file).is_file()}
+    there = find_backends(folder)
     disk = {"torch": sum(path.stat().st_size for path in folder.glob("*.safetensors")) or count_bytes(encoder)}
     disk |= {backend: path.stat().st_size for backend, path in there.items()}
     known = {"model": model, "parameters": count_parameters(encoder), "flops": count_flops(encoder, timing.length)}
@@ -181,8 +183,8 @@ def measure_memory(model: str, backend: str) -> int | None:
 
 def print_memory(arguments: Sequence[str]) -> None:
     model, backend = arguments
-    if backend != "torch":
-        import onnxruntime  # noqa: F401 # the library's own memory is not the model's
+    if backend != "torch":  # the library's own memory is not the model's
+        importlib.import_module("openvino" if backend in OPENVINO else "onnxruntime")
     before = read_memory("RssAnon") or 0
     SavedEncoder(model, backend=backend, device="cpu").encode(["one"])
     print((read_memory("RssAnon") or 0) - before)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from secateur.gate import (
     read_pairs,
     read_probe_texts,
 )
-from secateur.inference import FILES, PARITY, UNLIMITED
+from secateur.inference import FILES, OPENVINO, PARITY, UNLIMITED, find_backends
 from secateur.inference import Encoder as SavedEncoder
 from secateur.leaderboard import SENTENCE_TASKS, mean_s
 from secateur.machine import read_processor
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # of any component of a unit vector, float file against torch
 HASHED = (".json", ".safetensors", ".txt", ".model", ".py")  # what a model folder's vectors depend on
-PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "openvino")
 
 
 def export(
@@ -86,10 +87,12 @@ def export(
     if "onnx-int8" not in made:
         (folder / FILES["onnx-int8"]).unlink(missing_ok=True)  # of an earlier export
     record = describe_export(encoder, folder, texts, judge, made)
+    if find_spec("openvino"):
+        for name in made:
+            record["artefacts"][FILES[name]]["openvino"] = try_openvino(folder / FILES[name], name, judge, gate)
     keep(record, folder)
     if benchmark is not None:
-        for name, scores in score_artefacts(folder, made, benchmark, threads).items():
-            record["artefacts"][name] |= scores
+        score_artefacts(record["artefacts"], folder, benchmark, threads)
         keep(record, folder)
     if shortfall:
         raise GateError(f"{model}: no int8 file is left: {shortfall}; the float file is kept")
@@ -188,6 +191,20 @@ def write_checked(
     return Made(quality, len(int8), tuple(back), search.levels)
 
 
+def try_openvino(path: Path, name: str, judge: Judge, gate: config.Gate) -> dict[str, Any]:
+    """Return what a kept file is worth as OpenVINO runs it, with the reason under `refused` where that is too little:
+    the backend is then not to be had, the file itself stays."""
+    quality = judge.measure(path, openvino=True)
+    flaw = ""
+    if name == "onnx-int8":
+        flaw = find_shortfall(quality, judge.torch, gate)
+    elif not quality.max_difference <= TOLERANCE:
+        flaw = f"differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}"
+    if flaw:
+        log.warning("%s: not offered with OpenVINO: %s", path, flaw)
+    return describe_quality(quality) | ({"refused": flaw} if flaw else {})
+
+
 def describe_export(
     encoder: Encoder, folder: Path, texts: Texts, judge: Judge, made: Mapping[str, Made]
 ) -> dict[str, Any]:
@@ -215,7 +232,7 @@ def describe_export(
     processor = read_processor()
     return {
         "secateur": __version__,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
         "processor": {"name": processor.name, "instructions": list(processor.instructions)},
         "input": {
             "max_length": min(encoder.max_length, count_positions(encoder.transformer)),
@@ -252,25 +269,26 @@ def keep(record: Mapping[str, Any], folder: Path) -> None:
     write_text(path, update_card(old, record, name=folder.resolve().name))
 
 
-def score_artefacts(
-    folder: Path, made: Mapping[str, Made], data: Path, threads: int | None
-) -> dict[str, dict[str, Any]]:
-    """Return each artefact's own-vector scores on encodechka, read from disk as a user would."""
-    scores = {}
-    for backend in ("torch", *made):
+def score_artefacts(artefacts: dict[str, dict[str, Any]], folder: Path, data: Path, threads: int | None) -> None:
+    """Add to each artefact its own-vector scores on encodechka, read from disk as a user would."""
+    for backend in ("torch", *find_backends(folder)):
         encoder = SavedEncoder(folder, backend=backend, threads=threads)
         own = score_encodechka(
             encoder, data, tasks=SENTENCE_TASKS, own_only=True, progress=f"encodechka, {backend}"
         ).own
         known = {task: None if math.isnan(score) else score for task, score in own.items()}
-        scores[FILES.get(backend, backend)] = {"mean_s": mean_s(own), "encodechka": known}
-    return scores
+        artefact = artefacts[FILES.get(OPENVINO.get(backend, backend), backend)]
+        (artefact["openvino"] if backend in OPENVINO else artefact).update(mean_s=mean_s(own), encodechka=known)
 
 
 def list_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each artefact: its name, MB on disk and what was measured."""
     rows = []
-    for name, each in record["artefacts"].items():
+    artefacts = record["artefacts"].items()
+    by_openvino = {f"{name}, OpenVINO": each | each["openvino"] for name, each in artefacts if "openvino" in each}
+    for name, each in [*artefacts, *by_openvino.items()]:
+        if "refused" in each:
+            continue
         row = {"artefact": name, "mb": each["bytes"] / 1e6, "cosine": each["cosine"], "low": each["low_cosine"]}
         row |= each.get("retrieval", {})
         row |= {"mean_s": each["mean_s"]} if each.get("mean_s") is not None else {}

@@ -3,12 +3,13 @@
     vectors = secateur.Encoder("models/mini-en-ru", backend="onnx-int8").encode(sentences)
 
 Sentences run sorted by length, in batches of so many word pieces rather than so many sentences: little padding, and
-a batch's activations stay in the cache. The ONNX backends need neither torch nor transformers.
+a batch's activations stay in the cache. The other backends need neither torch nor transformers.
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from secateur.padding import pad_rows
 log = logging.getLogger(__name__)
 
 FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_qint8.onnx"}
-BACKENDS = ("torch", *FILES)
+OPENVINO = {f"openvino{name.removeprefix('onnx')}": name for name in FILES}  # the same files, run by OpenVINO
+BACKENDS = ("torch", *FILES, *OPENVINO)
 PARITY = "parity.json"
 BATCH_TOKENS = 2_048  # word pieces a batch, padding included
 WINDOW, WINDOW_CHARACTERS = 16_384, 8_000_000  # sentences, and characters, that are sorted together
@@ -36,11 +38,12 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # input_ids, attention_mas
 class Encoder:
     """A model folder that turns sentences into unit vectors; its vectors are those of SentenceTransformer.encode.
 
-    `backend`: torch; onnx or onnx-int8, the files that `secateur export` wrote. `threads`: how many compute (torch:
-    its own choice; ONNX: the cores this process may use). `max_length`: word pieces, longer sentences are cut (the
-    model's own). `device`: auto, cpu, cuda, mps. `batch_tokens`: word pieces that run at a time.
+    `backend`: torch; onnx or onnx-int8, the files that `secateur export` wrote; openvino or openvino-int8, the same
+    files run by OpenVINO. `threads`: how many compute (torch: its own choice; others: the cores this process may use).
+    `max_length`: word pieces, longer sentences are cut (the model's own). `device`: auto, cpu, cuda, mps.
+    `batch_tokens`: word pieces that run at a time.
     Raises InputError: not a model folder; no such backend, or its file or package is missing; a file that is not the
-    one exported, or exported from other weights.
+    one exported, or exported from other weights, or that fell short when it was measured.
     """
 
     def __init__(
@@ -172,13 +175,18 @@ def load_torch(model: str, threads: int | None, device: str) -> Loaded:
 def load_file(model: str | Path, backend: str, threads: int | None, device: str) -> Loaded:
     """Open the ONNX file of a model folder, checked against what its export recorded."""
     folder = Path(model)
-    path = folder / FILES[backend]
+    file = FILES[OPENVINO.get(backend, backend)]
+    path = folder / file
     if not folder.is_dir():
         raise InputError(f"{model}: no such folder; the backend {backend} reads a model folder on disk")
     if not path.is_file():
         raise InputError(f"{path}: no such file; `secateur export {model}` writes it")
-    longest, pad_id = check_record(folder, FILES[backend])
-    run, dimension = open_file(path, threads, device)
+    longest, pad_id = check_record(folder, file)
+    if backend in OPENVINO:
+        check_openvino(folder, file)
+        run, dimension = open_openvino(path, threads)
+    else:
+        run, dimension = open_file(path, threads, device)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises Exception itself
@@ -206,6 +214,53 @@ def check_record(folder: Path, name: str) -> tuple[int, int]:
         if (folder / file).is_file() and hash_file(folder / file) != expected:
             raise InputError(f"{folder / file}: not the file that {path.name} records for {name}; {again}")
     return int(longest), int(pad_id)
+
+
+def check_openvino(folder: Path, name: str) -> None:
+    """Raise InputError unless an export measured an ONNX file as OpenVINO runs it, and it was good enough."""
+    path = folder / PARITY
+    measured = json.loads(path.read_text(encoding="utf-8"))["artefacts"][name].get("openvino")
+    if measured is None:
+        raise InputError(
+            f"{path}: {name} has not been measured with OpenVINO; `secateur export` does, where it is installed"
+        )
+    if "refused" in measured:
+        raise InputError(f"{path}: {name} falls short with OpenVINO: {measured['refused']}")
+
+
+def find_backends(folder: Path) -> dict[str, Path]:
+    """Return the backends besides torch that a model folder has files for and this installation can run."""
+    there = {backend: folder / file for backend, file in FILES.items() if (folder / file).is_file()}
+    for backend, own in OPENVINO.items():
+        try:
+            check_openvino(folder, FILES[own])
+        except (OSError, ValueError, KeyError, InputError):
+            continue
+        if own in there and find_spec("openvino"):
+            there[backend] = there[own]
+    return there
+
+
+def open_openvino(path: Path | bytes, threads: int | None) -> tuple[Run, int]:
+    """Return what runs a batch through an ONNX file (or its content) by OpenVINO on the CPU, and the dimension."""
+    require("openvino", extra="openvino", by="backend")
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads or count_cores(), "INFERENCE_PRECISION_HINT": "f32"}
+    source, path = (path, Path("graph")) if isinstance(path, bytes) else (str(path), path)
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(source), "CPU", settings)
+        dimension = int(compiled.output("sentence_embedding").get_partial_shape()[-1].get_length())
+    except RuntimeError as error:
+        raise InputError(f"{path}: OpenVINO cannot run it: {' '.join(str(error).split())[:300]}") from error
+    request = compiled.create_infer_request()
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        vectors: np.ndarray = request.infer({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+        return vectors
+
+    return run, dimension
 
 
 def open_file(path: Path | bytes, threads: int | None, device: str = "cpu") -> tuple[Run, int]:
