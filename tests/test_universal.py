@@ -58,17 +58,16 @@ def test_its_vectors_are_filed_under_the_packages_content(stub: Path) -> None:
 def test_a_worker_that_ended_early_is_an_error(stub: Path) -> None:
     source = UniversalSentenceEncoder(processes=1)
     source.encode(["one"])
-    worker = source.free.get()
-    source.free.put(worker)
-    worker.kill()
+    source.workers[0].kill()
     with pytest.raises(ChildProcessError, match="exit code -9"):
         source.encode(["one"])
+    assert source.encode(["one"])[0, 0] == 3  # by a new worker
 
 
 def test_workers_end_with_their_source(stub: Path) -> None:
     source = UniversalSentenceEncoder(processes=1)
     source.encode(["one"])
-    worker = source.free.get()
+    (worker,) = source.workers
     del source
     assert worker.poll() == 0
 
@@ -76,11 +75,8 @@ def test_workers_end_with_their_source(stub: Path) -> None:
 SCRIPT = """
 from secateur.universal import UniversalSentenceEncoder
 source = UniversalSentenceEncoder(processes=2)
-workers = [source.free.get() for _ in range(2)]
-for worker in workers:
-    source.free.put(worker)
 source.encode(["warm"] * 200)
-print(*(worker.pid for worker in workers), flush=True)
+print(*(worker.pid for worker in source.workers), flush=True)
 while True:
     source.encode(["The cat sleeps on the warm roof."] * 4096)
 """

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from selectors import EVENT_READ, DefaultSelector
+from typing import IO
 
 import numpy as np
 
@@ -57,24 +57,29 @@ class UniversalSentenceEncoder:
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         """Return float32 [sentences, 512]. Raises ChildProcessError where a worker ended early."""
-        if not sentences:
-            return np.empty((0, DIMENSION), np.float32)
-        chunks = [list(sentences[start : start + CHUNK]) for start in range(0, len(sentences), CHUNK)]
-        pool = ThreadPoolExecutor(self.processes)
+        vectors = np.empty((len(sentences), DIMENSION), np.float32)
+        starts = range(0, len(sentences), CHUNK)
+        if not starts:
+            return vectors
+        workers = self.workers
         try:
-            return np.concatenate(list(pool.map(partial(ask_free, self.free), chunks)))
-        finally:
-            pool.shutdown(cancel_futures=True)  # interrupted: every worker finishes the chunk it has and no more
+            share_out(workers, sentences, starts, vectors)
+        except BaseException:  # Ctrl-C too: an answer nobody waited for must not be taken for the next question's
+            self.stop()
+            raise
+        return vectors
 
     @cached_property
-    def free(self) -> "SimpleQueue[Worker]":
-        """The workers, started when they are first needed and stopped with this object."""
+    def workers(self) -> list[Worker]:
+        """Started when they are first needed and stopped with this object."""
         workers = [start_worker() for _ in range(self.processes)]
-        weakref.finalize(self, stop_workers, workers)
-        queue: SimpleQueue[Worker] = SimpleQueue()
-        for worker in workers:
-            queue.put(worker)
-        return queue
+        self.stopping = weakref.finalize(self, stop_workers, workers)
+        return workers
+
+    def stop(self) -> None:
+        """End the workers; new ones are started when they are needed."""
+        del self.workers
+        self.stopping()
 
 
 def find_package() -> Path:
@@ -93,28 +98,52 @@ def start_worker() -> Worker:
     )  # fmt: skip
 
 
-def ask_free(free: "SimpleQueue[Worker]", sentences: list[str]) -> np.ndarray:
-    """Return the vectors of one chunk, from the first worker that is free."""
-    worker = free.get()
-    try:
-        return ask_worker(worker, sentences)
-    finally:
-        free.put(worker)
+def share_out(workers: Sequence[Worker], sentences: Sequence[str], starts: range, vectors: np.ndarray) -> None:
+    """Fill `vectors`, chunk by chunk, from whichever worker is free.
+
+    One thread asks and waits for all: Ctrl-C inside a lock of a thread pool can leave it locked for good.
+    """
+    waiting = iter(starts)
+    with DefaultSelector() as busy:
+        for worker, start in zip(workers, waiting, strict=False):
+            ask(worker, sentences[start : start + CHUNK])
+            busy.register(answers(worker), EVENT_READ, (worker, start))
+        while busy.get_map():
+            for key, _ in busy.select():
+                worker, start = key.data
+                rows = vectors[start : start + CHUNK]
+                rows[:] = read_answer(worker, len(rows))
+                busy.unregister(key.fileobj)
+                following = next(waiting, None)
+                if following is not None:
+                    ask(worker, sentences[following : following + CHUNK])
+                    busy.register(key.fileobj, EVENT_READ, (worker, following))
 
 
-def ask_worker(worker: Worker, sentences: list[str]) -> np.ndarray:
+def ask(worker: Worker, sentences: Sequence[str]) -> None:
     assert worker.stdin is not None, "a pipe"
-    assert worker.stdout is not None, "a pipe"
-    size = len(sentences) * DIMENSION * np.dtype(np.float32).itemsize
     try:
-        worker.stdin.write(json.dumps(sentences).encode() + b"\n")
+        worker.stdin.write(json.dumps(list(sentences)).encode() + b"\n")
         worker.stdin.flush()
-        content = worker.stdout.read(size)
     except BrokenPipeError:
-        content = b""
+        raise ended_early(worker) from None
+
+
+def answers(worker: Worker) -> IO[bytes]:
+    assert worker.stdout is not None, "a pipe"
+    return worker.stdout
+
+
+def read_answer(worker: Worker, count: int) -> np.ndarray:
+    size = count * DIMENSION * np.dtype(np.float32).itemsize
+    content = answers(worker).read(size)
     if len(content) < size:
-        raise ChildProcessError(f"a worker of {UniversalSentenceEncoder.name} ended with exit code {worker.wait()}")
-    return np.frombuffer(content, np.float32).reshape(len(sentences), DIMENSION)
+        raise ended_early(worker)
+    return np.frombuffer(content, np.float32).reshape(count, DIMENSION)
+
+
+def ended_early(worker: Worker) -> ChildProcessError:
+    return ChildProcessError(f"a worker of {UniversalSentenceEncoder.name} ended with exit code {worker.wait()}")
 
 
 def stop_workers(workers: Sequence[Worker]) -> None:
