@@ -85,7 +85,8 @@ def main() -> None:
                 continue
             record["rows"][name] = [measure(each, options.rounds) for each in compared]
             if name == "saliency":
-                record["rows"][name][0]["peak_bytes"] = {side: measure_peak(options.model, side) for side in PASSES}
+                (row,) = record["rows"][name]
+                row["peak_bytes"] = {side: measure_peak(options.model, side) for side in row["seconds"]}
             write_json(options.out, record)
             print(format_rows(record["rows"][name]), end="\n\n", flush=True)
     write_json(options.out, record)

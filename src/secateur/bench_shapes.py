@@ -33,6 +33,12 @@ def make_shape(shop: Workshop, *, pieces: int, layers: int, hidden: int, heads: 
     return Encoder(model.eval())
 
 
+def make_teacher(shop: Workshop) -> Encoder:
+    """Return LaBSE-en-ru's shape, or a toy's."""
+    sizes = shop.sizes
+    return make_shape(shop, pieces=sizes.pieces, layers=sizes.layers, hidden=sizes.hidden, heads=sizes.hidden // 64)
+
+
 def halve(encoder: Encoder) -> Encoder:
     """Return an encoder with half of all heads and neurons, unevenly, as a global ranking leaves them."""
     shape = encoder.transformer.config
@@ -78,7 +84,7 @@ def compare_students_on_gpu(shop: Workshop) -> list[Comparison]:
 def time_students(shop: Workshop, cases: Sequence[tuple[int, int, str]], device: str) -> list[Comparison]:
     """Return a row for each batch, length and dtype."""
     sizes = shop.sizes
-    teacher = make_shape(shop, pieces=sizes.pieces, layers=sizes.layers, hidden=sizes.hidden, heads=sizes.hidden // 64)
+    teacher = make_teacher(shop)
     student = halve(teacher)
     for encoder in (teacher, student):
         encoder.model.to(device)
@@ -120,7 +126,7 @@ def say_shape(teacher: Encoder, student: Encoder, batch: int, length: int) -> di
 def compare_int8(shop: Workshop) -> list[Comparison]:
     """The same student's int8 file, and a small encoder's, against the torch float teacher at batch 1."""
     sizes = shop.sizes
-    teacher = make_shape(shop, pieces=sizes.pieces, layers=sizes.layers, hidden=sizes.hidden, heads=sizes.hidden // 64)
+    teacher = make_teacher(shop)
     small_pieces = min(30_000, sizes.pieces)
     students = {
         "half of heads and neurons": (halve(teacher), 4.0),

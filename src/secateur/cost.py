@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur import config
 from secateur.config import InputError, require
 from secateur.encoder import Encoder, encode, load_encoder, pad, tokenize
-from secateur.inference import OPENVINO, UNLIMITED, find_backends, open_file, open_openvino
+from secateur.inference import OPENVINO, UNLIMITED, find_backends, open_file
 from secateur.inference import Encoder as SavedEncoder
 from secateur.machine import count_cores, read_memory
 
@@ -67,7 +67,7 @@ def serve(encoder: Encoder, runtime: str) -> Callable[[str], object]:
 
     matrices = list_matrices(encoder) if runtime.endswith("int8") else []
     graph = build_graph(encoder, matrices).SerializeToString()
-    run, _ = open_openvino(graph, None) if runtime in OPENVINO else open_file(graph, None)
+    run, _ = open_file(graph, None, backend=runtime)
 
     def run_one(sentence: str) -> np.ndarray:
         inputs = pad(encoder, tokenize(encoder, [sentence]))

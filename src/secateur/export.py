@@ -151,12 +151,17 @@ def write_float(encoder: Encoder, folder: Path, judge: Judge) -> Made:
         onnx.save(build_graph(encoder), str(temporary))
         quality = judge.measure(temporary)
         log.info("%s: differs from torch by %.1e at most", folder / FILES["onnx"], quality.max_difference)
-        if not quality.max_difference <= TOLERANCE:  # a NaN is none either
-            raise GateError(
-                f"{folder / FILES['onnx']}: differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}; "
-                "it is not kept"
-            )
+        flaw = find_difference(quality)
+        if flaw:
+            raise GateError(f"{folder / FILES['onnx']}: {flaw}; it is not kept")
     return Made(quality, 0, (), None)
+
+
+def find_difference(quality: Quality) -> str:
+    """Return by how much a float file differs from torch, where that is too much; empty: it does not."""
+    if quality.max_difference <= TOLERANCE:
+        return ""
+    return f"differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}"  # also where it is NaN
 
 
 def write_int8(encoder: Encoder, folder: Path, judge: Judge, texts: Texts, gate: config.Gate) -> Made:
@@ -194,12 +199,8 @@ def write_checked(
 def try_openvino(path: Path, name: str, judge: Judge, gate: config.Gate) -> dict[str, Any]:
     """Return what a kept file is worth as OpenVINO runs it, with the reason under `refused` where that is too little:
     the backend is then not to be had, the file itself stays."""
-    quality = judge.measure(path, openvino=True)
-    flaw = ""
-    if name == "onnx-int8":
-        flaw = find_shortfall(quality, judge.torch, gate)
-    elif not quality.max_difference <= TOLERANCE:
-        flaw = f"differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}"
+    quality = judge.measure(path, backend="openvino")
+    flaw = find_shortfall(quality, judge.torch, gate) if name == "onnx-int8" else find_difference(quality)
     if flaw:
         log.warning("%s: not offered with OpenVINO: %s", path, flaw)
     return describe_quality(quality) | ({"refused": flaw} if flaw else {})

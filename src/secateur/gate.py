@@ -20,7 +20,7 @@ from secateur.config import InputError
 from secateur.corpus import KeyedRow, clean_rows, drop_duplicates, split_rows
 from secateur.encodechka import list_sentences
 from secateur.encoder import Encoder, embed, tokenize
-from secateur.inference import open_file, open_openvino, run_rows
+from secateur.inference import open_file, run_rows
 from secateur.onnx_graph import LEVELS, build_graph, list_matrices
 from secateur.probe import FOLDER, PARTS, read_parts
 from secateur.sources import read_table
@@ -112,9 +112,9 @@ class Judge:
     pairs: int
     threads: int | None
 
-    def measure(self, file: Path | bytes, *, openvino: bool = False) -> Quality:
+    def measure(self, file: Path | bytes, *, backend: str = "onnx") -> Quality:
         """Return what an ONNX file's vectors are worth, run by ONNX Runtime or by OpenVINO."""
-        run, dimension = open_openvino(file, self.threads) if openvino else open_file(file, self.threads)
+        run, dimension = open_file(file, self.threads, backend=backend)
         vectors = np.empty((len(self.rows), dimension), np.float32)
         for where, found in run_rows(run, self.rows, self.pad_id):
             vectors[where] = found

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from secateur.config import InputError, require
+from secateur.config import RUNTIMES, InputError, require
 from secateur.files import hash_file
 from secateur.machine import count_cores
 from secateur.padding import pad_rows
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_qint8.onnx"}
 OPENVINO = {f"openvino{name.removeprefix('onnx')}": name for name in FILES}  # the same files, run by OpenVINO
-BACKENDS = ("torch", *FILES, *OPENVINO)
 PARITY = "parity.json"
 BATCH_TOKENS = 2_048  # word pieces a batch, padding included
 WINDOW, WINDOW_CHARACTERS = 16_384, 8_000_000  # sentences, and characters, that are sorted together
@@ -56,8 +55,8 @@ class Encoder:
         device: str = "auto",
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
-        if backend not in BACKENDS:
-            raise InputError(f"backend: {backend} is none of {', '.join(BACKENDS)}")
+        if backend not in RUNTIMES:
+            raise InputError(f"backend: {backend} is none of {', '.join(RUNTIMES)}")
         if batch_tokens < 1 or (threads is not None and threads < 1) or (max_length is not None and max_length < 1):
             raise InputError("threads, max_length, batch_tokens: at least 1")
         self.name, self.backend, self.batch_tokens = str(model), backend, batch_tokens
@@ -184,9 +183,7 @@ def load_file(model: str | Path, backend: str, threads: int | None, device: str)
     longest, pad_id = check_record(folder, file)
     if backend in OPENVINO:
         check_openvino(folder, file)
-        run, dimension = open_openvino(path, threads)
-    else:
-        run, dimension = open_file(path, threads, device)
+    run, dimension = open_file(path, threads, device, backend=backend)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises Exception itself
@@ -231,12 +228,12 @@ def check_openvino(folder: Path, name: str) -> None:
 def find_backends(folder: Path) -> dict[str, Path]:
     """Return the backends besides torch that a model folder has files for and this installation can run."""
     there = {backend: folder / file for backend, file in FILES.items() if (folder / file).is_file()}
-    for backend, own in OPENVINO.items():
+    for backend, own in OPENVINO.items() if find_spec("openvino") else ():
         try:
             check_openvino(folder, FILES[own])
         except (OSError, ValueError, KeyError, InputError):
             continue
-        if own in there and find_spec("openvino"):
+        if own in there:
             there[backend] = there[own]
     return there
 
@@ -263,8 +260,15 @@ def open_openvino(path: Path | bytes, threads: int | None) -> tuple[Run, int]:
     return run, dimension
 
 
-def open_file(path: Path | bytes, threads: int | None, device: str = "cpu") -> tuple[Run, int]:
-    """Return what runs a batch through an ONNX file (or its content), and the dimension of its sentence vectors."""
+def open_file(
+    path: Path | bytes, threads: int | None, device: str = "cpu", *, backend: str = "onnx"
+) -> tuple[Run, int]:
+    """Return what runs a batch through an ONNX file (or its content), and the dimension of its sentence vectors.
+
+    By ONNX Runtime, or by OpenVINO, on the CPU, where the backend is one of its own.
+    """
+    if backend in OPENVINO:
+        return open_openvino(path, threads)
     require("onnxruntime", extra="onnx", by="backend")
     import onnxruntime
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from secateur import config
 from secateur.benchmark_data import DownloadError, find_data
-from secateur.config import Experiment, Run
+from secateur.config import Run
 from secateur.corpus import ParallelCorpus
 from secateur.cost import count_bytes, count_parameters, time_encoders
 from secateur.drift import Drift
@@ -81,15 +81,19 @@ def compare_stages(encoders: dict[str, Encoder], held_out: HeldOut, experiment: 
 
 
 def score_stages(
-    encoders: dict[str, Encoder], held_out: HeldOut, experiment: Run, drift: Drift | None = None
+    encoders: dict[str, Encoder],
+    held_out: HeldOut,
+    experiment: Run,
+    drift: Drift | None = None,
+    *,
+    runtime: str = "torch",
 ) -> list[dict[str, Any]]:
     """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways.
 
-    What `compare_stages` found is not measured again.
+    What `compare_stages` found is not measured again. `runtime`: whose milliseconds they are.
     """
     drift = drift or compare_stages(encoders, held_out, experiment)
     timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
-    runtime = experiment.budget.runtime if isinstance(experiment, Experiment) else "torch"
     milliseconds = time_encoders(list(encoders.values()), timed, runtime=runtime)
     return [
         {
