@@ -252,7 +252,7 @@ def finish(
     """Save the student, score every stage, print and keep the tables."""
     with stage("scores"):
         drift = compare_stages(encoders, held_out, experiment)
-        rows = score_stages(encoders, held_out, experiment, drift)
+        rows = score_stages(encoders, held_out, experiment, drift, runtime=experiment.budget.runtime)
         scores = score_benchmark(encoders, benchmark)
     folder = places.models / experiment.name
     save_encoder(encoders["distilled"], folder, card=write_card(experiment, rows, scores))
@@ -279,7 +279,7 @@ def prune(experiment: Experiment, out: Path | None, *, cache: Path, dry_run: boo
         return
     shrunk = shrink(grounds, plan.sizes, progress="repair")
     encoders = {"teacher": grounds.teacher, "pruned": shrunk.pruned, "repaired": shrunk.repaired}
-    rows = score_stages(encoders, held_out, experiment)
+    rows = score_stages(encoders, held_out, experiment, runtime=experiment.budget.runtime)
     save_encoder(shrunk.repaired, out, card=write_card(experiment, rows, {}))
     print(format_stages(rows))
 
@@ -321,7 +321,7 @@ def prune_family(
     with stage("cut and repair"):
         students = shrink_nested(grounds, [plan.sizes for plan in plans], progress="repair")
         encoders |= {name: shrunk.repaired for name, shrunk in zip(names, students, strict=True)}
-    rows = score_stages(encoders, held_out, experiment)
+    rows = score_stages(encoders, held_out, experiment, runtime=experiment.budget.runtime)
     with whole_folder(out) as temporary:
         for row, budget in zip(rows[1:], budgets, strict=True):
             card = write_card(replace(experiment, budget=budget), [rows[0], row], {})
