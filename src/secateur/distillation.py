@@ -266,7 +266,7 @@ class DistillationTrainer(Trainer):
         for batch in batch_samples:
             tokens = self.settings.matching == "tokens"
             matched = batch["attention_mask"].sum() if tokens else torch.tensor(len(batch["attention_mask"]))
-            counts += torch.stack([batch["paired"].sum(), matched]).to(device)
+            counts += torch.stack([batch["paired"].sum().to(device), matched.to(device)])
         total: Tensor = self.accelerator.reduce(counts, reduction="sum")
         return total
 
@@ -352,6 +352,7 @@ class DistillationTrainer(Trainer):
         save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
 
 
+COLLATORS = 2  # processes that make batches while a GPU computes; on a CPU they would take its cores
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "annealing": "constant"}
 
 
@@ -382,6 +383,7 @@ def training_arguments(settings: config.Distillation, student: Encoder, folder: 
         logging_nan_inf_filter=False,
         dataloader_drop_last=True,
         dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=0 if on_cpu else COLLATORS,
         remove_unused_columns=False,
         report_to=[],
         seed=seed,
