@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.linalg import cg
+from scipy.sparse.linalg import splu
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -313,16 +313,11 @@ def fold_vectors(
     A = csr_array((values, (rows, columns)), shape=shape)  # a piece that comes twice adds up
     own = floor_weights(weights[list(kept)])
     lost = weights[list(spelt)]
-    system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept]
+    system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept], sparse, symmetric, positive definite
     start = vectors[torch.tensor(kept)].numpy()  # [kept, D]
     wanted = own[:, None] * start + A.T @ (lost[:, None] * vectors[torch.tensor(list(spelt))].numpy())
-    scale = diags_array(1 / system.diagonal())
-    solved = np.empty_like(start)
-    for column in range(start.shape[1]):
-        solved[:, column], failed = cg(system, wanted[:, column], x0=start[:, column], rtol=1e-6, M=scale)
-        if failed:
-            log.warning("folding: column %d has not converged", column)
-    return torch.from_numpy(solved)
+    factors = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return torch.from_numpy(factors.solve(wanted))
 
 
 def replace_pieces(encoder: Encoder, kept: Sequence[int], rows: Tensor) -> Encoder:
