@@ -58,6 +58,8 @@ def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
         ("budget.hads=0.5", "budget.hads: is not a known key"),
         ("bugdet.heads=0.5", "bugdet: is not a known key"),
         ("teacher=null", "teacher: .*, not null"),
+        ("budget.gradual_steps=20", "budget: gradual_steps: .*needs more than one"),
+        ("budget={heads: 0.5, rounds: 2, gradual_steps: 20, weights: random}", "budget: weights: random ones"),
         ("teacher={pooling: cls}", "teacher.model: is missing"),
         ("saliency.pairs=many", 'saliency.pairs: .*, not "many"'),
         ("saliency.pairs=0", "saliency.pairs: .*greater than 0, not 0"),

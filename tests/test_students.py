@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from secateur.encoder import Encoder, embed, encode, pad, save_encoder, tokenize
 from secateur.modeling import count_heads, count_neurons, find_layers
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
-from secateur.students import draw_transformer, make_student
+from secateur.students import draw_transformer, draw_weights, make_student
 from secateur.vocabulary import make_tokenizer, transplant
 
 MakeFolder = Callable[..., Path]
@@ -262,3 +263,19 @@ def test_every_second_layer_of_all_minilm_with_a_new_vocabulary(sentences: list[
     student = make_student(settings, sentences, cache, seed=0)
     assert count_heads(student.transformer) == [12] * 3
     assert embed(student, sentences[:4]).shape == (4, 384)
+
+
+def test_weights_drawn_anew_have_the_sizes_and_nothing_of_the_encoder_and_leave_the_global_generator(
+    teacher: Encoder,
+) -> None:
+    kept = replace(keep_all(teacher), heads=((0,), (1, 2), ()), hidden=tuple(range(16)))
+    student = slice_encoder(teacher, kept)
+    state = torch.random.get_rng_state()
+    drawn, again, other = (draw_weights(student, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights, old = drawn.model.state_dict(), student.model.state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {name: value.shape for name, value in old.items()}
+    matrices = [name for name, value in weights.items() if value.ndim == 2 and value.numel()]
+    assert not any(torch.equal(weights[name], old[name]) for name in matrices)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in weights.items())
+    assert not torch.equal(weights[matrices[0]], other.model.state_dict()[matrices[0]])

@@ -266,6 +266,7 @@ class Budget:
     ms: Above | None = None  # a sentence on this machine, at the most
     runtime: Runtime = "torch"  # that will serve the student: what milliseconds are of
     layer_choice: Literal["removal", "even"] = "removal"  # even: evenly spaced, as DistilBERT is initialised
+    weights: Literal["teacher", "random"] = "teacher"  # random: drawn anew, the same sizes trained from scratch
     ranking: Literal["global", "layer"] = "global"  # over all layers together, or the same share of each
     normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared
     multiple: Positive = 1  # neuron counts are rounded up to a multiple of this
@@ -280,6 +281,8 @@ class Budget:
             )
         if self.gradual_steps and self.rounds == 1:
             raise InputError("gradual_steps: distillation between rounds needs more than one (rounds)")
+        if self.gradual_steps and self.weights == "random":
+            raise InputError("weights: random ones are drawn for the last cut; gradual_steps train between cuts")
 
     @property
     def is_limited(self) -> bool:

@@ -43,6 +43,7 @@ from secateur.repair import repair
 from secateur.saliency import Saliency, measure_saliency, score_layers
 from secateur.selection import Kept, choose_kept, compose, restrict, spread_layers
 from secateur.slicing import slice_encoder
+from secateur.students import draw_weights
 from secateur.trimming import fast_tokenizer, least_size, trim_vocabulary, weigh_pieces
 
 log = logging.getLogger(__name__)
@@ -212,6 +213,12 @@ def shrink(
         student = repair(pruned, base, kept, grounds.calibration, settings, progress=progress)
     assert kept is not None, "there is at least one round"
     return Shrunk(kept, base, pruned, student)
+
+
+def draw_anew(shrunk: Shrunk, *, seed: int) -> Shrunk:
+    """Return what a budget of random weights asks for: the same sizes with nothing of the teacher in them."""
+    drawn = draw_weights(shrunk.pruned, seed=seed)
+    return replace(shrunk, pruned=drawn, repaired=drawn)
 
 
 def shrink_nested(grounds: Grounds, sizes: Sequence[Sizes], *, progress: str = "") -> Iterator[Shrunk]:

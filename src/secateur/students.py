@@ -6,11 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur import config
 from secateur.config import InputError
-from secateur.encoder import Encoder, count_positions, load_encoder
+from secateur.encoder import Encoder, count_positions, load_encoder, replace_transformer
 from secateur.modeling import (
     POSITIONS,
     WORDS,
@@ -126,6 +127,22 @@ def draw_transformer(shape: config.Shape, tokenizer: PreTrainedTokenizerBase, *,
         model = build_model(settings, has_pooler=False)
     model.eval()
     return model
+
+
+def draw_weights(encoder: Encoder, *, seed: int) -> Encoder:
+    """Return an encoder of the same sizes with weights as transformers and torch draw them: trained from scratch, what
+    a cut is to be compared with. The global generator is not touched."""
+    old = encoder.transformer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = replace_transformer(encoder, build_model(old.config, has_pooler=encoder.uses_pooler).eval())
+        for module in list(drawn.model)[1:]:
+            for layer in module.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+    drawn.transformer.config._attn_implementation = old.config._attn_implementation
+    drawn.model.to(encoder.device)
+    return drawn
 
 
 def assemble(

@@ -32,6 +32,7 @@ from secateur.planning import (
     cut_on,
     cut_to,
     cut_words,
+    draw_anew,
     look_ahead,
     make_plan,
     set_limits,
@@ -183,6 +184,8 @@ def cut(grounds: Grounds, plan: Plan, places: Places, *, resume: bool) -> Shrunk
         return cut_again(grounds, plan.sizes, TypeAdapter(Kept).validate_json(path.read_bytes()), repaired)
     with stage("cut and repair"):
         shrunk = shrink(grounds, plan.sizes, progress="repair")
+        if experiment.budget.weights == "random":
+            shrunk = draw_anew(shrunk, seed=experiment.seed)
     for axis in ("heads", "neurons"):
         log.info("%s kept in each layer: %s", axis, " ".join(str(len(layer)) for layer in getattr(shrunk.kept, axis)))
     write_json(path, asdict(shrunk.kept), indent=None)
