@@ -100,7 +100,7 @@ TIMES = Times((0.1, 0.2, 30.0, 1.0, 20.0, 1.0, 2.0, 1.0))
 
 def every_plan() -> list:
     plans = []
-    for layers, heads, neurons, hidden, pieces, rank in product(*vars(SMALL).values()):
+    for layers, heads, neurons, hidden, pieces, rank in product(*SMALL.choices):
         sizes = Sizes(
             layers, int(heads * 4 * layers), int(neurons * 16 * layers), hidden, pieces,
             None if rank == 1 else int(rank * hidden),

@@ -62,6 +62,17 @@ def test_an_axis_that_is_named_stays_as_named_under_a_limit(teacher: Encoder, pa
     assert (plan.sizes.layers, plan.sizes.hidden) == (3, 16)
 
 
+def test_a_rank_that_is_named_stays_as_named_under_a_limit_and_all_named_sizes_need_no_trial(
+    teacher: Encoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = int(0.5 * count_parameters(teacher))
+    assert make_plan(survey(teacher, pairs, params=limit, rank=7)).sizes.rank == 7
+    monkeypatch.delattr(planning, "repair")
+    named = {"layers": 2, "heads": 0.5, "neurons": 0.5, "hidden": 1.0, "vocabulary": 200, "rank": 7}
+    plan = make_plan(survey(teacher, pairs, params=limit, **named))
+    assert plan.sizes == Sizes(2, 4, 48, 32, 200, 7)
+
+
 def test_milliseconds_are_measured_and_limited(
     make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ predictions and the answer.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -219,6 +219,12 @@ class Grid:
     hidden: tuple[int, ...]
     pieces: tuple[int, ...]
     ranks: tuple[float, ...]  # of the hidden width; 1: full
+    rank: int | None = None  # the only one, at every width that exceeds it
+
+    @property
+    def choices(self) -> tuple[tuple[float, ...], ...]:
+        """In the order of AXES."""
+        return self.layers, self.heads, self.neurons, self.hidden, self.pieces, self.ranks
 
 
 def name_sizes(budget: config.Budget, frame: Frame) -> Sizes:
@@ -253,8 +259,9 @@ def hold_axes(grid: Grid, budget: config.Budget, frame: Frame) -> Grid:
         "neurons": (budget.neurons,) if budget.neurons is not None else grid.neurons,
         "hidden": (named.hidden,) if budget.hidden is not None else grid.hidden,
         "pieces": (named.pieces,) if budget.vocabulary else grid.pieces,
+        "ranks": (1.0,) if budget.rank else grid.ranks,
     }
-    return replace(grid, **held)
+    return replace(grid, **held, rank=budget.rank)
 
 
 def make_grid(frame: Frame, *, least_pieces: int, steps: int = 16) -> Grid:
@@ -283,6 +290,7 @@ def cap_grid(grid: Grid, sizes: Sizes, frame: Frame) -> Grid:
         hidden=tuple(each for each in grid.hidden if each <= sizes.hidden),
         pieces=tuple(each for each in grid.pieces if each <= sizes.pieces),
         ranks=grid.ranks,
+        rank=grid.rank,
     )
 
 
@@ -309,7 +317,7 @@ def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times
     scales = (whole.layers, 1, 1, whole.hidden, whole.pieces, 1)
     curves = [
         np.array([losses.predict(axis, value / scale) for value in values])
-        for axis, values, scale in zip(AXES, astuple(grid), scales, strict=True)
+        for axis, values, scale in zip(AXES, grid.choices, scales, strict=True)
     ]
     lost = sum(np.meshgrid(*curves, indexing="ij", sparse=True))
     order = np.lexsort((params[feasible], np.broadcast_to(lost, params.shape)[feasible]))
@@ -320,16 +328,21 @@ def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times
 
 def spread(grid: Grid, frame: Frame) -> Columns:
     """Return every combination of a grid's choices, one dimension an axis."""
-    axes = [np.array(each) for each in astuple(grid)]
+    axes = [np.array(each) for each in grid.choices]
     layers, heads, neurons, hidden, pieces, ranks = np.meshgrid(*axes, indexing="ij", sparse=True)
     whole = frame.whole
+    full = whole.rank or 0
+    if grid.rank is None:
+        rank = np.where(ranks == 1, full, np.maximum(1, (ranks * hidden).astype(int)))
+    else:
+        rank = np.where(hidden > grid.rank, grid.rank, full)
     return Columns(
         layers,
         np.maximum(1, (heads * layers * (whole.heads / whole.layers)).astype(int)),
         np.maximum(1, (neurons * layers * (whole.neurons / whole.layers)).astype(int)),
         hidden,
         pieces,
-        np.where(ranks == 1, whole.rank or 0, np.maximum(1, (ranks * hidden).astype(int))),
+        rank,
     )
 
 
