@@ -32,6 +32,7 @@ from secateur.config import InputError
 from secateur.corpus import Pairs
 from secateur.encoder import Encoded, Encoder, encode, pad_rows, pick_precision, replace_transformer, tokenize
 from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
+from secateur.machine import trim_memory
 from secateur.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ class DistillationTrainer(Trainer):
         super().__init__(
             model=VectorModel(student), args=arguments, train_dataset=dataset, eval_dataset=dataset,
             data_collator=dataset.collate,
-            callbacks=list(callbacks),
+            callbacks=[TrimMemory(), *callbacks],
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # what older releases ask instead
@@ -352,6 +353,7 @@ class DistillationTrainer(Trainer):
         save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
 
 
+TRIM_EVERY = 50  # steps
 COLLATORS = 2  # processes that make batches while a GPU computes; on a CPU they would take its cores
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "annealing": "constant"}
 
@@ -389,6 +391,14 @@ def training_arguments(settings: config.Distillation, student: Encoder, folder: 
         seed=seed,
         label_names=[],
     )
+
+
+class TrimMemory(TrainerCallback):
+    """Batches of many lengths leave holes between live tensors that the C library would keep, gigabytes of them."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % TRIM_EVERY == 0:
+            trim_memory()
 
 
 class QuietProgress(ProgressCallback):

@@ -1,5 +1,6 @@
-"""The processor: its name, the instructions that whole numbers and bfloat16 are multiplied with, cores to use."""
+"""The processor: its name, the instructions for whole numbers and bfloat16, cores to use; this process's memory."""
 
+import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -70,3 +71,10 @@ def read_memory(field: str) -> int | None:
     path = Path("/proc/self/status")
     lines = path.read_text().splitlines() if path.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library is glibc; elsewhere nothing happens."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
