@@ -287,7 +287,10 @@ def build_page(contenders: Sequence[Contender], listed: Listed) -> "Blocks":
         return found, render("list.html", text=say_list(found))
 
     teacher, student = contenders
-    with gradio.Blocks(title="secateur: teacher and student", analytics_enabled=False, delete_cache=(600, 600)) as page:
+    page: Blocks = gradio.Blocks(
+        title="secateur: teacher and student", analytics_enabled=False, delete_cache=(600, 600)
+    )
+    with page:
         gradio.Markdown(f"# Teacher and student\nteacher **{teacher.name}**, student **{student.name}**")
         with gradio.Tab("Similarity"):
             typed = gradio.Textbox(EXAMPLE, label="Sentences, one a line, Russian and English", lines=6, max_lines=14)
