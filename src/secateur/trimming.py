@@ -15,7 +15,6 @@ Without folding, sentences whose pieces were all kept have bit for bit the same 
 """
 
 import json
-import logging
 import unicodedata
 from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -37,8 +36,6 @@ from secateur.encoder import Encoder, replace_tokenizer, replace_transformer
 from secateur.lowrank import floor_weights
 from secateur.modeling import WORDS, count_heads, count_neurons, fill_model, resize_config
 from secateur.vocabulary import INNER, split_mark
-
-log = logging.getLogger(__name__)
 
 SPACE = "▁"  # Unigram: stands for the space before a word
 

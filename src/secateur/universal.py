@@ -105,19 +105,22 @@ def share_out(workers: Sequence[Worker], sentences: Sequence[str], starts: range
     """
     waiting = iter(starts)
     with DefaultSelector() as busy:
-        for worker, start in zip(workers, waiting, strict=False):
-            ask(worker, sentences[start : start + CHUNK])
-            busy.register(answers(worker), EVENT_READ, (worker, start))
+
+        def hand_out(worker: Worker) -> None:
+            start = next(waiting, None)
+            if start is not None:
+                ask(worker, sentences[start : start + CHUNK])
+                busy.register(answers(worker), EVENT_READ, (worker, start))
+
+        for worker in workers:
+            hand_out(worker)
         while busy.get_map():
             for key, _ in busy.select():
                 worker, start = key.data
                 rows = vectors[start : start + CHUNK]
                 rows[:] = read_answer(worker, len(rows))
                 busy.unregister(key.fileobj)
-                following = next(waiting, None)
-                if following is not None:
-                    ask(worker, sentences[following : following + CHUNK])
-                    busy.register(key.fileobj, EVENT_READ, (worker, following))
+                hand_out(worker)
 
 
 def ask(worker: Worker, sentences: Sequence[str]) -> None:
