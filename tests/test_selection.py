@@ -48,14 +48,21 @@ def test_a_fraction_is_what_is_kept(ranking: str) -> None:
     assert kept.neurons == (tuple(range(6)), tuple(range(6)))
 
 
-def test_multiple_rounds_each_layer_up_with_its_next_best_neurons() -> None:
-    kept = choose(1.0, 1 / 3, multiple=2)  # 1, 3, 5 and 0 without rounding
-    assert kept.neurons == ((1, 3, 4, 5), (0, 2))
-    assert choose(1.0, 1 / 3, multiple=8).neurons == (tuple(range(6)), tuple(range(6)))  # no layer has 8
-
-
-def test_multiple_does_not_revive_a_layer_without_neurons() -> None:
-    assert choose(1.0, 1 / 6, multiple=4).neurons == ((1, 3, 4, 5), ())
+@pytest.mark.parametrize(
+    ("fraction", "multiple", "expected"),
+    [
+        (5 / 12, 1, ((1, 3, 5), (0, 2))),
+        (5 / 12, 2, ((1, 3), (0, 2))),  # 3 and 2; the one left over is too little for a layer
+        (4 / 12, 2, ((1, 3, 4, 5), ())),  # 3 and 1: of equal remainders the first is filled
+        (10 / 12, 4, ((0, 1, 2, 3, 4, 5), (0, 2, 3, 4))),  # a whole layer stays whole
+        (2 / 12, 2, ((1, 3), ())),  # a layer without neurons is not revived
+        (5 / 12, 8, ((1, 3, 5), (0, 2))),  # layers smaller than the multiple: as they are
+    ],
+)
+def test_each_layer_keeps_a_multiple_of_neurons_all_together_no_more_than_asked(
+    fraction: float, multiple: int, expected: tuple[tuple[int, ...], ...]
+) -> None:
+    assert choose(1.0, fraction, multiple=multiple).neurons == expected
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:

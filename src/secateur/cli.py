@@ -324,7 +324,10 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--layer-choice", default="removal", choices=("removal", "even"),
         help="those whose removal hurts least go, or evenly spaced ones stay (%(default)s)",
     )  # fmt: skip
-    how.add_argument("--multiple", type=int, default=1, metavar="N", help="round neuron counts up to it (%(default)s)")
+    how.add_argument(
+        "--multiple", type=int, default=1, metavar="N",
+        help="each layer keeps a multiple of it of neurons, all layers together no more than asked (%(default)s)",
+    )  # fmt: skip
     how.add_argument(
         "--pooling", default="auto", choices=("auto", "pooler", "cls", "mean"),
         help="auto: as the folder says, mean where it says nothing",

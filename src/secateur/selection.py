@@ -1,7 +1,6 @@
 """Saliency and sizes -> Kept: the layers, their heads and neurons, and the channels that survive."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +36,7 @@ def choose_kept(saliency: Saliency, sizes: Sizes, layers: Sequence[int], budget:
     in_heads, in_neurons = ([scores[layer] for layer in layers] for scores in (saliency.heads, saliency.neurons))
     heads = choose_axis(scale(in_heads), sizes.heads, budget.ranking, axis="heads")
     neurons = choose_axis(scale(in_neurons), sizes.neurons, budget.ranking, axis="neurons")
-    neurons = round_up(neurons, in_neurons, multiple=budget.multiple)
+    neurons = round_counts(neurons, in_neurons, multiple=budget.multiple)
     for axis, counts in (("heads", heads), ("neurons", neurons)):
         for number, kept in zip(layers, counts, strict=True):
             if not kept:
@@ -118,14 +117,27 @@ def choose_by_layer(layers: Sequence[Tensor], fraction: float) -> tuple[tuple[in
     return tuple(tuple(best_indices(scores, round(fraction * len(scores)))) for scores in layers)
 
 
-def round_up(
+def round_counts(
     kept: tuple[tuple[int, ...], ...], layers: Sequence[Tensor], *, multiple: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Fill each layer's count up to a multiple with its next best neurons, as far as it has any."""
+    """Move neurons between layers until each count is a multiple; the total stays or falls.
+
+    Counts are rounded down, then layers of the largest remainders get one multiple more while the total lasts. A layer
+    that is kept whole or is smaller than the multiple stays as it is; so do all where rounding would leave none.
+    """
+    whole = [len(scores) for scores in layers]
     counts = [
-        min(math.ceil(len(layer) / multiple) * multiple, len(scores))
-        for layer, scores in zip(kept, layers, strict=True)
+        len(chosen) if len(chosen) == size or size < multiple else len(chosen) // multiple * multiple
+        for chosen, size in zip(kept, whole, strict=True)
     ]
+    remainders = [len(chosen) - count for chosen, count in zip(kept, counts, strict=True)]
+    spare = sum(remainders)
+    for layer in sorted(range(len(kept)), key=lambda layer: -remainders[layer]):
+        if remainders[layer] and multiple <= min(spare, whole[layer] - counts[layer]):
+            counts[layer] += multiple
+            spare -= multiple
+    if not any(counts):
+        return kept
     return tuple(tuple(best_indices(scores, count)) for scores, count in zip(layers, counts, strict=True))
 
 
