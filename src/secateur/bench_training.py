@@ -24,7 +24,7 @@ from secateur.bench_shapes import halve
 from secateur.comparisons import FULL, SEED, Comparison, Seconds, Sizes, Workshop, counting, padding_share, timed
 from secateur.corpus import Pairs
 from secateur.cost import count_flops
-from secateur.distillation import LengthSampler, PairDataset, distill
+from secateur.distillation import LengthSampler, PairDataset, distill, set_dropout
 from secateur.encoder import Encoder, replace_transformer
 from secateur.gate import read_probe_texts
 from secateur.targets import Targets, embed_corpus
@@ -110,14 +110,22 @@ class OnlineLoss(MSELoss):
 
 
 def train_theirs(
-    lesson: Lesson, folder: Path, counts: np.ndarray, *, online: bool = False, by_length: bool = False
+    lesson: Lesson,
+    folder: Path,
+    counts: np.ndarray,
+    *,
+    online: bool = False,
+    by_length: bool = False,
+    dropout: bool = True,
 ) -> float:
-    """Return seconds a step of sentence-transformers' trainer with its MSELoss."""
+    """Return seconds a step of sentence-transformers' trainer with its MSELoss; dropout: as the model's config says."""
     from datasets import Dataset
 
     sizes, clock = lesson.sizes, StepClock()
     student = replace_transformer(lesson.student, deepcopy(lesson.student.transformer))
     student.transformer.set_attn_implementation("sdpa")  # as sentence-transformers loads it
+    if not dropout:
+        set_dropout(student, 0.0)
     en, ru, rows = lesson.pairs.en, lesson.pairs.ru, list(range(len(lesson.pairs)))
     if by_length:  # the batches that `distill` makes
         rows = list(LengthSampler(PairDataset(lesson.student, lesson.pairs, None, 128).lengths, sizes.batch, SEED))
@@ -172,11 +180,19 @@ def train_as_reference(lesson: Lesson, counts: np.ndarray) -> float:
     return (time.perf_counter() - started) / steps
 
 
+def find_dropout(encoder: Encoder) -> float:
+    """Return the probability that a model's config says for its hidden states."""
+    return float(getattr(encoder.transformer.config, "hidden_dropout_prob", 0.0))
+
+
 def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison]:
     """`distill` against sentence-transformers' trainer three ways and the reference work's step; seconds a pair."""
     lesson = prepare_lesson(shop, device)
     batch = shop.sizes.batch
-    names = ("distill", "online teacher", "labels", "labels, by length", "the reference work's step")
+    names = (
+        "distill", "online teacher", "labels", "labels, by length", "labels, by length, no dropout",
+        "the reference work's step",
+    )  # fmt: skip
     counts = {name: np.zeros(2, np.int64) for name in names}
     folder = shop.folder
     sides: dict[str, Seconds] = {
@@ -184,12 +200,16 @@ def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison
         names[1]: lambda: train_theirs(lesson, folder / "theirs", counts[names[1]], online=True) / batch,
         names[2]: lambda: train_theirs(lesson, folder / "theirs", counts[names[2]]) / batch,
         names[3]: lambda: train_theirs(lesson, folder / "theirs", counts[names[3]], by_length=True) / batch,
-        names[4]: lambda: train_as_reference(lesson, counts[names[4]]) / 16,
+        names[4]: lambda: (
+            train_theirs(lesson, folder / "theirs", counts[names[4]], by_length=True, dropout=False) / batch
+        ),
+        names[5]: lambda: train_as_reference(lesson, counts[names[5]]) / 16,
     }
     conditions = {
         "batch": f"{batch} pairs; the reference's 16",
         "steps": f"{shop.sizes.steps} timed after as many",
         "dtype": f"{lesson.dtype}; the reference's float32",
+        "dropout": f"{config.Distillation(steps=1).dropout}; {find_dropout(lesson.student)} where not said otherwise",
         "device": device,
         "threads": torch.get_num_threads(),
         "padding": lambda: {name: padding_share(each) for name, each in counts.items()},
