@@ -30,7 +30,7 @@ own, so each half also mends what the halves below it still get wrong.
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -290,17 +290,23 @@ def pool(encoder: Encoder, states: Tensor) -> Tensor:
     return cast(Tensor, features["sentence_embedding"])
 
 
+ROWS = 8192  # of moments, at once
+
+
 @dataclass
 class Moments:
     """Second moments of what can supply (k inputs and a 1) and what is missing (m outputs), in float64 on the CPU.
 
-    `systems` many regressions may run side by side, as leading dimensions.
+    `systems` many regressions may run side by side, as leading dimensions. Rows wait until there are ROWS of them:
+    adding a product of two matrices up in float64 costs as much as the product of a batch.
     """
 
     by_token: Tensor  # [*systems, k + 1, k + 1 + m]
     by_sentence: Tensor  # [*systems, k + 1, k + 1 + m]
     tokens: int = 0
     sentences: int = 0
+    waiting: list[Tensor] = field(default_factory=list)  # [*systems, tokens, k + 1 + m]
+    means: list[Tensor] = field(default_factory=list)  # [*systems, sentences, k + 1 + m]
 
     @classmethod
     def empty(cls, inputs: int, outputs: int, *, systems: tuple[int, ...] = ()) -> "Moments":
@@ -311,10 +317,23 @@ class Moments:
         """Add a batch, inputs [*systems, B, T, k] and missing [*systems, B, T, m], each row divided by its scale."""
         rows = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1), missing], dim=-1)
         rows /= scale
-        self.by_token += self.multiply(rows.flatten(-3, -2))
-        self.by_sentence += self.multiply(rows.mean(dim=-2))
+        self.waiting.append(rows.flatten(-3, -2))
+        self.means.append(rows.mean(dim=-2))
         self.sentences += inputs.shape[-3]
         self.tokens += inputs.shape[-3] * inputs.shape[-2]
+
+        for total, waiting in self.sums:
+            if sum(each.shape[-2] for each in waiting) >= ROWS:
+                self.flush(total, waiting)
+
+    @property
+    def sums(self) -> tuple[tuple[Tensor, list[Tensor]], ...]:
+        return (self.by_token, self.waiting), (self.by_sentence, self.means)
+
+    def flush(self, total: Tensor, waiting: list[Tensor]) -> None:
+        if waiting:
+            total += self.multiply(torch.cat(waiting, dim=-2))
+            waiting.clear()
 
     def multiply(self, rows: Tensor) -> Tensor:
         inputs = rows[..., : self.by_token.shape[-2]]
@@ -322,6 +341,8 @@ class Moments:
 
     def solve(self, settings: config.Repair) -> tuple[Tensor, Tensor]:
         """Return D [*systems, m, k] and d [*systems, m], the solution of the ridge regression above."""
+        for each in self.sums:
+            self.flush(*each)
         total = self.by_token / self.tokens + settings.w_sentence * self.by_sentence / self.sentences
         gram, moment = total.tensor_split([total.shape[-2]], dim=-1)
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
