@@ -186,24 +186,26 @@ def find_dropout(encoder: Encoder) -> float:
 
 
 def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison]:
-    """`distill` against sentence-transformers' trainer three ways and the reference work's step; seconds a pair."""
+    """`distill` against sentence-transformers' trainer four ways and the reference work's step; seconds a pair."""
     lesson = prepare_lesson(shop, device)
     batch = shop.sizes.batch
-    names = (
-        "distill", "online teacher", "labels", "labels, by length", "labels, by length, no dropout",
-        "the reference work's step",
-    )  # fmt: skip
-    counts = {name: np.zeros(2, np.int64) for name in names}
+    ways: dict[str, dict[str, bool]] = {  # of sentence-transformers' trainer
+        "online teacher": {"online": True},
+        "labels": {},
+        "labels, by length": {"by_length": True},
+        "labels, by length, no dropout": {"by_length": True, "dropout": False},
+    }
+    ours, reference = "distill", "the reference work's step"
+    counts = {name: np.zeros(2, np.int64) for name in (ours, *ways, reference)}
     folder = shop.folder
+
+    def peer(name: str) -> Seconds:
+        return lambda: train_theirs(lesson, folder / "theirs", counts[name], **ways[name]) / batch
+
     sides: dict[str, Seconds] = {
-        names[0]: lambda: train_ours(lesson, folder / "ours", counts[names[0]]) / batch,
-        names[1]: lambda: train_theirs(lesson, folder / "theirs", counts[names[1]], online=True) / batch,
-        names[2]: lambda: train_theirs(lesson, folder / "theirs", counts[names[2]]) / batch,
-        names[3]: lambda: train_theirs(lesson, folder / "theirs", counts[names[3]], by_length=True) / batch,
-        names[4]: lambda: (
-            train_theirs(lesson, folder / "theirs", counts[names[4]], by_length=True, dropout=False) / batch
-        ),
-        names[5]: lambda: train_as_reference(lesson, counts[names[5]]) / 16,
+        ours: lambda: train_ours(lesson, folder / "ours", counts[ours]) / batch,
+        **{name: peer(name) for name in ways},
+        reference: lambda: train_as_reference(lesson, counts[reference]) / 16,
     }
     conditions = {
         "batch": f"{batch} pairs; the reference's 16",

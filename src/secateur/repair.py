@@ -321,7 +321,6 @@ class Moments:
         self.means.append(rows.mean(dim=-2))
         self.sentences += inputs.shape[-3]
         self.tokens += inputs.shape[-3] * inputs.shape[-2]
-
         for total, waiting in self.sums:
             if sum(each.shape[-2] for each in waiting) >= ROWS:
                 self.flush(total, waiting)
