@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +130,24 @@ def test_eager_and_sdpa_attention_agree_on_a_ragged_model(
     expected = embed(student, sentences)
     student.transformer.set_attn_implementation("eager")
     np.testing.assert_allclose(embed(student, sentences), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_without_heads_stays_out_of_fused_attention(
+    make_encoder: MakeEncoder, ragged: Kept, sentences: list[str], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    attend, heads = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watch(query: Tensor, *others: Any, **named: Any) -> Tensor:
+        heads.append(query.shape[1])
+        return attend(query, *others, **named)
+
+    student = slice_encoder(make_encoder(family), ragged)
+    student.transformer.set_attn_implementation("sdpa")
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+    embed(deepcopy(student), sentences)
+    assert set(heads) == {count for count in count_heads(student.transformer) if count}
+    assert 0 in count_heads(student.transformer)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,8 +11,9 @@ Word embeddings may be of low rank, [pieces, rank] times [rank, hidden].
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import (
@@ -168,10 +169,19 @@ def fit_to_config(model: PreTrainedModel) -> None:
         resize(find_linear(layer, names.attention_output), config, columns=width)
         resize(find_linear(layer, names.expand), config, rows=neurons)
         resize(find_linear(layer, names.contract), config, columns=neurons)
+        if not width:
+            attend_eagerly(layer.get_submodule(names.query.rpartition(".")[0]))
     if config.embedding_rank is not None:
         words = cast(nn.Embedding, model.get_input_embeddings())
         low = LowRankEmbedding(config.vocab_size, config.embedding_rank, config.hidden_size, words.padding_idx)
         model.set_input_embeddings(low)
+
+
+def attend_eagerly(attention: Any) -> None:
+    """Keep the attention of a layer without heads away from fused kernels: torch 2.11's end the process there, as
+    they divide by the number of heads (pytorch/pytorch#191325)."""
+    attention.config = copy(attention.config)
+    attention.config._attn_implementation = "eager"
 
 
 def resize(linear: nn.Linear, config: PreTrainedConfig, *, rows: int | None = None, columns: int | None = None) -> None:
