@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line(
 
 
 @pytest.fixture
-def benchmark(place: Path) -> Path:
+def scored(place: Path) -> Path:
     """A folder with one small task of the benchmark."""
     russian = [ru for _, ru in SENTENCES]
     rows = [f'"{one}","{other}",{number % 6}.0\n' for number, (one, other) in enumerate(pairwise(russian))]
@@ -240,14 +240,16 @@ def benchmark(place: Path) -> Path:
     return place
 
 
-def test_the_benchmark_stands_in_the_table_and_as_a_curve(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_stands_in_the_table_and_as_a_curve(
+    task_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = ["distillation={steps: 4, batch_size: 4, evaluate_every: 2}", "tracking={to: none, encodechka_every: 2}"]
     assert main(["train", "run.yaml", "encodechka={data: data, tasks: [STS]}", *steps]) == 0
     table = capsys.readouterr().out
     assert "teacher, own vector" in table
     assert "distilled, best pooling" in table
     assert "cointegrated/LaBSE-en-ru, published" in table
-    lines = [json.loads(line) for line in (benchmark / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (scored / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "encodechka/STS" in line] == [2, 4]
     assert main(["infer", "--data", "data", "--tasks", "STS", "--runs", "."]) == 0
     assert "run, own vector" in capsys.readouterr().out
