@@ -74,7 +74,7 @@ def repair(
         ids = equal_lengths(teacher, chosen, settings.batch_size)
         inputs = embed_pieces(repaired, teacher, ids, hidden, settings)
         goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in ids]
-        goals = [run_halves(before, goal) for goal in goals]
+        goals = run_over(before, goals)
         for layer, originals, heads, neurons in tqdm(
             layers, desc=progress, unit=" layers", total=len(groups), disable=not progress
         ):
@@ -134,6 +134,10 @@ class Half:
         return hidden + cast(Tensor, self.projection(self.channels(hidden)))
 
 
+def run_over(halves: Sequence[Half], batches: Sequence[Tensor]) -> list[Tensor]:
+    return [run_halves(halves, hidden) for hidden in batches]
+
+
 def run_halves(halves: Sequence[Half], hidden: Tensor) -> Tensor:
     for half in halves:
         hidden = half.norm(half.add_up(hidden))
@@ -176,9 +180,13 @@ def repair_half(
     """Refit `half` in place; return its hidden states and the teacher's, for the next half.
 
     `originals` are the half it was cut from, keeping `rows` of its readers, and those cut behind it; `hidden` the
-    kept channels of the hidden width.
+    kept channels of the hidden width. A half that nothing was cut from, and nothing before it, stays as it is.
     """
     first, last = originals[0], originals[-1]
+    whole = hidden is None and len(originals) == 1 and len(rows) == first.projection.in_features
+    if whole and all(map(torch.equal, inputs, goals)):
+        states = run_over([first], goals)
+        return states, states
     refit_readers(half.readers, first.readers, rows, inputs, goals, hidden, settings)
     targets = [last.add_up(run_halves(originals[:-1], goal)) for goal in goals]
     for parameter, original in zip(half.norm.parameters(), last.norm.parameters(), strict=True):
