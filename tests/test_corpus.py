@@ -278,3 +278,18 @@ def test_real_pairs_survive_cleaning(tmp_path: Path) -> None:
 def test_texts_are_all_rows_but_lists_of_words() -> None:
     pairs = Pairs(["a b", "cat", "c d"], ["а б", "кот", "в г"], ["x", FREQUENT, "y"], [True, False, False])
     assert pairs.texts == Pairs(["a b", "c d"], ["а б", "в г"], ["x", "y"], [True, False])
+
+
+def test_rows_are_drawn_as_often_as_their_source_weighs() -> None:
+    letters, sources = [*"abcdefgh"], [*"xxxxyyzz"]
+    pairs = Pairs(letters, letters, sources, [True] * 8)
+    drawn = pairs.draw(6, {"x": 0.5, "y": 2, "z": 0})  # of the weight 6, x has 2 and y 4
+    assert Counter(drawn.source) == {"x": 2, "y": 4}
+    assert Counter(drawn.en)["e"] == Counter(drawn.en)["f"] == 2
+    assert pairs.draw(3, {}) == pairs.take([0, 1, 2])
+    assert len(pairs.draw(100, {"x": 0})) == 4
+
+
+def test_translations_are_the_paired_rows() -> None:
+    pairs = Pairs(["a", "b", "c"], ["а", "б", "в"], ["x"] * 3, [True, False, True])
+    assert pairs.translations == pairs.take([0, 2])

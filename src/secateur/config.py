@@ -317,7 +317,7 @@ class Distillation:
     schedule: Literal["linear", "cosine", "constant", "annealing"] = "cosine"  # of the learning rate after them
     annealing_steps: Positive = 1  # `annealing`: CosineAnnealingLR's T_max ...
     annealing_floor: Weight = 0.0  # ... and eta_min
-    source_weights: dict[str, Weight] = Field(default_factory=dict)  # how often its rows are drawn; any other source: 1
+    source_weights: dict[str, Weight] = Field(default_factory=dict)  # how often its rows count, to cut by too; other: 1
     accumulation: Positive = 1  # parts that a batch is computed in, one after the other
     max_length: Positive = 128  # word pieces
     dropout: Fraction = 0.0  # of the student while it trains

@@ -48,6 +48,10 @@ class Pairs:
         """The rows that somebody wrote: all but lists of frequent words."""
         return self.take([row for row, source in enumerate(self.source) if source != FREQUENT])
 
+    @property
+    def translations(self) -> "Pairs":
+        return self.take(np.flatnonzero(self.paired).tolist())
+
     def take(self, rows: Sequence[int]) -> "Pairs":
         return Pairs(
             [self.en[row] for row in rows],
@@ -59,6 +63,17 @@ class Pairs:
     def weigh(self, source_weights: Mapping[str, float]) -> np.ndarray:
         """Return each row's weight, float64 [rows]: its source's, or 1."""
         return np.array([source_weights.get(source, 1.0) for source in self.source], np.float64)
+
+    def draw(self, count: int, source_weights: Mapping[str, float]) -> "Pairs":
+        """Return `count` rows, or as many as weigh something, each as often as its source's weight says: systematic
+        sampling (Madow 1944). Without weights they are the first."""
+        if not source_weights:
+            return self.take(range(min(count, len(self))))
+        weights = self.weigh(source_weights)
+        count = min(count, int(np.count_nonzero(weights)))
+        points = (np.arange(count) + 0.5) / max(count, 1)
+        ends = np.cumsum(weights) / max(weights.sum(), 1)
+        return self.take(np.searchsorted(ends, points).tolist())
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ TRIED = {  # kept fractions at which an axis is measured
     "rank": (0.5, 0.25, 0.125),
 }
 TRIMMED_SENTENCES = 50_000  # of each language
-TRIAL_SENTENCES = 500  # that a trial cut is repaired on: its loss is compared with others', not reported
+TRIAL_SENTENCES = (150, 500)  # at least and at most that a trial cut is repaired on: its loss is only compared
+TRIAL_WORK = 5.3e9  # such sentences times the parameters of layers: those of 500 at six layers 384 wide
 LAYER_SENTENCES = 200  # that layers are scored on
 TIMED_SENTENCES = 60
 MARGIN = 0.03  # of a limit in milliseconds that is left free for the clock's scatter
@@ -82,8 +83,9 @@ class Grounds:
 
     @cached_property
     def texts(self) -> Texts:
-        """What a vocabulary is trimmed for."""
-        return {"en": self.pairs.en[:TRIMMED_SENTENCES], "ru": self.pairs.ru[:TRIMMED_SENTENCES]}
+        """What a vocabulary is trimmed for: rows as often as distillation draws them."""
+        pairs = self.pairs.draw(TRIMMED_SENTENCES, self.experiment.distillation.source_weights)
+        return {"en": pairs.en, "ru": pairs.ru}
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -105,6 +107,12 @@ class Grounds:
     def layer_order(self) -> tuple[int, ...]:
         """The teacher's layers, those that matter most first."""
         return rank_layers(self.teacher, self.judged)
+
+
+def measure(encoder: Encoder, pairs: Pairs, experiment: Experiment) -> Saliency:
+    """Return saliency on translations, each source's as often as distillation draws it."""
+    chosen = pairs.translations.draw(experiment.saliency.pairs, experiment.distillation.source_weights)
+    return measure_saliency(encoder, chosen, experiment.saliency, seed=experiment.seed, progress="saliency")
 
 
 def calibration_sentences(pairs: Pairs, count: int) -> list[str]:
@@ -279,10 +287,9 @@ def fill_sizes(sizes: Sizes, frame: Frame, on_the_way: Callable[[str], int]) -> 
 
 def cut_on(student: Encoder, kept: Kept | None, sizes: Sizes, grounds: Grounds) -> tuple[Kept, Kept]:
     """Return what a student, cut by `kept` and trained since, keeps at `sizes`: of itself, and of the teacher."""
-    settings, seed = grounds.experiment.saliency, grounds.experiment.seed
     saliency = grounds.saliency
     if kept is not None:
-        saliency = measure_saliency(student, grounds.pairs, settings, seed=seed, progress="saliency")
+        saliency = measure(student, grounds.pairs, grounds.experiment)
     layers = choose_layers(student, sizes.layers, grounds, first=kept is None)
     chosen = choose_kept(saliency, sizes, layers, grounds.budget)
     return chosen, chosen if kept is None else compose(kept, chosen)
@@ -324,13 +331,21 @@ def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) ->
     expected = embed(grounds.teacher, grounds.judged)
     measured: dict[str, dict[float, float]] = {}
     variants = list(single_cuts(frame, grounds.budget, least))
+    sentences = count_trial_sentences(grounds.teacher)
     for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
-        student = shrink(grounds, sizes, rounds=1, sentences=TRIAL_SENTENCES).repaired
+        student = shrink(grounds, sizes, rounds=1, sentences=sentences).repaired
         loss = float(1 - (embed(student, grounds.judged) * expected).sum(axis=1).mean())
         fraction = kept_fractions(sizes, frame)[axis]
         measured.setdefault(axis, {})[fraction] = loss
         log.info("%s kept %.2f: loss %.4f", axis, fraction, loss)
     return Losses(measured)
+
+
+def count_trial_sentences(teacher: Encoder) -> int:
+    """Return how many sentences a trial cut is repaired on: fewer of a larger teacher, which takes longer for each."""
+    parameters = sum(weight.numel() for layer in find_layers(teacher.transformer) for weight in layer.parameters())
+    least, most = TRIAL_SENTENCES
+    return int(np.clip(TRIAL_WORK / parameters, least, most))
 
 
 def single_cuts(frame: Frame, budget: config.Budget, least: int) -> Iterator[tuple[str, Sizes]]:

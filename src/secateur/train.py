@@ -35,6 +35,7 @@ from secateur.planning import (
     draw_anew,
     look_ahead,
     make_plan,
+    measure,
     set_limits,
     shrink,
     shrink_nested,
@@ -43,7 +44,7 @@ from secateur.record import read_record
 from secateur.repair import repair
 from secateur.report import format_coverage, format_plan, format_stages, write_card
 from secateur.runs import Places, find_step, keep_results, log_figures, open_run, rows_to_train, stage
-from secateur.saliency import Saliency, load_saliency, measure_saliency, save_saliency
+from secateur.saliency import load_saliency, save_saliency
 from secateur.scores import (
     Benchmark,
     HeldOut,
@@ -83,7 +84,7 @@ def train(experiment: Experiment, places: Places, *, resume: bool = False) -> No
             rows = rows_to_train(corpus.train, experiment.distillation)
             held_out = embed_held_out(teacher, corpus, experiment.validation)
         made = resume or not state.is_main_process  # what the main process has made is read
-        grounds = survey(teacher, corpus, held_out, experiment, places, resume=made)
+        grounds = survey(teacher, corpus, experiment, places, resume=made)
         plan = draw_up(grounds, places, resume=made)
         targets = embed_targets(teacher, rows, experiment, places.cache)
     step = find_step(places.run) if resume else None
@@ -140,25 +141,22 @@ class Training:
 
 
 def survey(
-    teacher: Encoder, corpus: ParallelCorpus, held_out: HeldOut, experiment: Experiment, places: Places, *, resume: bool
+    teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment, places: Places, *, resume: bool
 ) -> Grounds:
     path = places.run / "saliency.safetensors"
     with stage("saliency"):
         if resume and path.exists():
             saliency = load_saliency(path)
         else:
-            saliency = measure(teacher, corpus, experiment)
+            saliency = measure(teacher, corpus.train, experiment)
             save_saliency(saliency, path)
-    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment)
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(corpus, experiment), experiment)
 
 
-def measure(teacher: Encoder, corpus: ParallelCorpus, experiment: Experiment) -> Saliency:
-    return measure_saliency(teacher, corpus.train, experiment.saliency, seed=experiment.seed, progress="saliency")
-
-
-def judged_sentences(held_out: HeldOut) -> list[str]:
-    """Return both sides of the first held-out pairs, in turn."""
-    return [side for pair in zip(held_out.en, held_out.ru, strict=True) for side in pair][:JUDGED_SENTENCES]
+def judged_sentences(corpus: ParallelCorpus, experiment: Experiment) -> list[str]:
+    """Return both sides of held-out pairs, in turn, each source's as often as distillation draws it."""
+    pairs = corpus.held_out.draw(JUDGED_SENTENCES // 2, experiment.distillation.source_weights)
+    return [side for pair in zip(pairs.en, pairs.ru, strict=True) for side in pair]
 
 
 def draw_up(grounds: Grounds, places: Places, *, resume: bool) -> Plan:
@@ -295,8 +293,8 @@ def prepare(experiment: Experiment, cache: Path) -> tuple[Grounds, HeldOut]:
     corpus = load_corpus(experiment.corpus, cache)
     held_out = embed_held_out(teacher, corpus, experiment.validation)
     with stage("saliency"):
-        saliency = measure(teacher, corpus, experiment)
-    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(held_out), experiment), held_out
+        saliency = measure(teacher, corpus.train, experiment)
+    return Grounds(teacher, saliency, corpus.train.texts, judged_sentences(corpus, experiment), experiment), held_out
 
 
 def prune_family(
