@@ -45,6 +45,15 @@ def test_without_a_limit_named_axes_are_cut_and_the_rest_stays_whole(teacher: En
     assert count_parameters(shrunk.repaired) == plan.params
 
 
+def test_a_vocabulary_is_trimmed_for_the_sources_that_training_draws(teacher: Encoder, pairs: Pairs) -> None:
+    half = len(pairs) // 2
+    named = replace(pairs, source=["drawn"] * half + ["left"] * (len(pairs) - half))
+    grounds = survey(teacher, named, heads=0.5)
+    distillation = replace(grounds.experiment.distillation, source_weights={"left": 0.0})
+    grounds = replace(grounds, experiment=replace(grounds.experiment, distillation=distillation))
+    assert grounds.texts == {"en": pairs.en[:half], "ru": pairs.ru[:half]}
+
+
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.25])
 def test_what_is_planned_under_a_limit_fits_and_all_axes_are_cut_where_it_is_tight(
     teacher: Encoder, pairs: Pairs, share: float

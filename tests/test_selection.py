@@ -115,3 +115,14 @@ def test_two_cuts_are_one(teacher: Encoder, sentences: list[str]) -> None:
     whole = keep_all(teacher)
     assert compose(whole, first) == first
     assert compose(first, Kept(heads=((0, 1), (0, 1, 2)), neurons=((0, 1, 2), (0, 1)))) == first
+
+
+def test_each_layer_keeps_as_many_as_another_choice_has_there_and_the_best_make_up_what_is_lacking() -> None:
+    heads = (torch.tensor([1.0, 3.0, 2.0]), torch.tensor([9.0]), torch.tensor([8.0, 6.0, 7.0]))
+    saliency = Saliency(heads, tuple(torch.ones(2) for _ in heads), torch.ones(8))
+    like = Kept(heads=((0,), (0, 1), (2,)), neurons=((1,), (0,), (0, 1)))
+    kept = choose_kept(
+        saliency, Sizes(3, 4, 4, 8, 100, None), range(3), config.Budget(heads=0.5, neurons=0.5), like=like
+    )
+    assert kept.heads == ((1,), (0,), (0, 2))  # the layer in the middle has one head of the two asked for
+    assert [len(layer) for layer in kept.neurons] == [1, 1, 2]

@@ -40,7 +40,7 @@ from secateur.encoder import Encoder, embed
 from secateur.lowrank import factorise_words
 from secateur.modeling import find_layers
 from secateur.repair import repair
-from secateur.saliency import Saliency, measure_saliency, score_layers
+from secateur.saliency import Saliency, add_up, measure_saliency, score_layers
 from secateur.selection import Kept, choose_kept, compose, restrict, spread_layers
 from secateur.slicing import slice_encoder
 from secateur.students import draw_weights
@@ -206,7 +206,7 @@ def shrink(
     others are given.
 
     Each round cuts the same share of what is left of every axis and repairs; the next one measures saliency anew, on
-    the repaired student. Words are cut at once, their rank in the last round.
+    the repaired student, and adds it to the teacher's. Words are cut at once, their rank in the last round.
     """
     rounds = rounds or grounds.budget.rounds
     settings = grounds.experiment.repair
@@ -285,14 +285,27 @@ def fill_sizes(sizes: Sizes, frame: Frame, on_the_way: Callable[[str], int]) -> 
     return replace(sizes, **axes, hidden=hidden, rank=None)
 
 
-def cut_on(student: Encoder, kept: Kept | None, sizes: Sizes, grounds: Grounds) -> tuple[Kept, Kept]:
-    """Return what a student, cut by `kept` and trained since, keeps at `sizes`: of itself, and of the teacher."""
-    saliency = grounds.saliency
-    if kept is not None:
-        saliency = measure(student, grounds.pairs, grounds.experiment)
+def cut_on(
+    student: Encoder, kept: Kept | None, sizes: Sizes, grounds: Grounds, *, trained: bool = False
+) -> tuple[Kept, Kept]:
+    """Return what a student, cut by `kept` before, keeps at `sizes`: of itself, and of the teacher.
+
+    A layer of a student that was repaired keeps as many heads and neurons as one shot would leave there: those with
+    the largest sum of the teacher's scores and the student's. One that was `trained` since goes by its own alone.
+    """
+    budget = grounds.budget
     layers = choose_layers(student, sizes.layers, grounds, first=kept is None)
-    chosen = choose_kept(saliency, sizes, layers, grounds.budget)
-    return chosen, chosen if kept is None else compose(kept, chosen)
+    if kept is None:
+        chosen = choose_kept(grounds.saliency, sizes, layers, budget)
+        return chosen, chosen
+    saliency = measure(student, grounds.pairs, grounds.experiment)
+    if trained:
+        chosen = choose_kept(saliency, sizes, layers, budget)
+    else:
+        places = layers if kept.layers is None else [kept.layers[layer] for layer in layers]
+        like = choose_kept(grounds.saliency, sizes, places, budget)
+        chosen = choose_kept(add_up(restrict(grounds.saliency, kept), saliency), sizes, layers, budget, like=like)
+    return chosen, compose(kept, chosen)
 
 
 def choose_layers(student: Encoder, count: int, grounds: Grounds, *, first: bool) -> tuple[int, ...]:

@@ -71,11 +71,7 @@ def measure_probe(encoder: Encoder, batches: "PairBatches", generator: torch.Gen
 def measure_both(encoder: Encoder, batches: "PairBatches", generator: torch.Generator) -> Saliency:
     """Return similarity + probe, each scaled to sum 1 on each axis, from one forward pass."""
     similarity, probe = accumulate_gates(encoder, batches, [similarity_scores, probe_scores(generator)])
-    return Saliency(
-        heads=add_shares(similarity.heads, probe.heads),
-        neurons=add_shares(similarity.neurons, probe.neurons),
-        hidden=add_shares((similarity.hidden,), (probe.hidden,))[0],
-    )
+    return add_up(similarity, probe)
 
 
 def measure_taylor_weight(encoder: Encoder, batches: "PairBatches", generator: torch.Generator) -> Saliency:
@@ -332,6 +328,15 @@ def sum_groups(encoder: Encoder, values: Callable[[Tensor], Tensor]) -> Saliency
         hidden += sum(of(path).sum(dim=0) for path in (names.query, names.key, names.value, names.expand))
         hidden += of(names.attention_output).sum(dim=1) + of(names.contract).sum(dim=1)
     return Saliency(heads=tuple(heads), neurons=tuple(neurons), hidden=hidden)
+
+
+def add_up(first: Saliency, second: Saliency) -> Saliency:
+    """Return the sum of two measures of the same parts, each scaled to sum 1 on each axis."""
+    return Saliency(
+        heads=add_shares(first.heads, second.heads),
+        neurons=add_shares(first.neurons, second.neurons),
+        hidden=add_shares((first.hidden,), (second.hidden,))[0],
+    )
 
 
 def add_shares(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

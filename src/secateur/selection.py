@@ -26,17 +26,22 @@ class Kept:
     hidden: tuple[int, ...] | None = None  # channels of the hidden width, a multiple of the head size; none: all
 
 
-def choose_kept(saliency: Saliency, sizes: Sizes, layers: Sequence[int], budget: config.Budget) -> Kept:
+def choose_kept(
+    saliency: Saliency, sizes: Sizes, layers: Sequence[int], budget: config.Budget, *, like: Kept | None = None
+) -> Kept:
     """Keep the most salient heads and neurons of the kept layers, over all of them or within each, and channels.
 
-    `sizes` says how many. Raises InputError if an axis would be left empty. A layer that loses all its heads is
-    reported.
+    `sizes` says how many; where `like` is given, each layer keeps as many as there, if it has them. Raises InputError
+    if an axis would be left empty. A layer that loses all its heads is reported.
     """
     scale = NORMALIZATIONS[budget.normalization]
     in_heads, in_neurons = ([scores[layer] for layer in layers] for scores in (saliency.heads, saliency.neurons))
-    heads = choose_axis(scale(in_heads), sizes.heads, budget.ranking, axis="heads")
-    neurons = choose_axis(scale(in_neurons), sizes.neurons, budget.ranking, axis="neurons")
-    neurons = round_counts(neurons, in_neurons, multiple=budget.multiple)
+    if like is None:
+        heads = choose_axis(scale(in_heads), sizes.heads, budget.ranking, axis="heads")
+        neurons = choose_axis(scale(in_neurons), sizes.neurons, budget.ranking, axis="neurons")
+        neurons = round_counts(neurons, in_neurons, multiple=budget.multiple)
+    else:
+        heads, neurons = choose_as_many(in_heads, like.heads), choose_as_many(in_neurons, like.neurons)
     for axis, counts in (("heads", heads), ("neurons", neurons)):
         for number, kept in zip(layers, counts, strict=True):
             if not kept:
@@ -111,6 +116,15 @@ def choose_globally(layers: Sequence[Tensor], count: int) -> tuple[tuple[int, ..
         kept.append(tuple(index - first for index in best if first <= index < first + len(layer)))
         first += len(layer)
     return tuple(kept)
+
+
+def choose_as_many(layers: Sequence[Tensor], like: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Return the best of each layer, as many as `like` has there; what a layer lacks the best of the others make up."""
+    top = max((float(scores.max()) for scores in layers if len(scores)), default=0.0) or 1.0
+    lifted = [scores / (2 * top) for scores in layers]  # at most 1/2
+    for scores, kept in zip(lifted, like, strict=True):
+        scores[best_indices(scores, len(kept))] += 1
+    return choose_globally(lifted, sum(map(len, like)))
 
 
 def choose_by_layer(layers: Sequence[Tensor], fraction: float) -> tuple[tuple[int, ...], ...]:

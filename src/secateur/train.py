@@ -211,7 +211,7 @@ def cut_gradually(grounds: Grounds, plan: Plan, training: Training, places: Plac
             continue
         part = sizes if last else approach(whole, sizes, number / budget.rounds)
         with stage(f"round {number}"):
-            chosen, kept = cut_on(student, kept, part, grounds)
+            chosen, kept = cut_on(student, kept, part, grounds, trained=True)
             pruned = cut_to(student, chosen, part, grounds)
             student = repair(
                 pruned, student, chosen, grounds.calibration, training.experiment.repair, progress="repair"
