@@ -59,9 +59,9 @@ TRIED = {  # kept fractions at which an axis is measured
     "rank": (0.5, 0.25, 0.125),
 }
 TRIMMED_SENTENCES = 50_000  # of each language
-TRIAL_SENTENCES = (150, 500)  # at least and at most that a trial cut is repaired on: its loss is only compared
+TRIAL_SENTENCES = (100, 500)  # at least and at most that a trial cut is repaired on: its loss is only compared
 TRIAL_WORK = 5.3e9  # such sentences times the parameters of layers: those of 500 at six layers 384 wide
-LAYER_SENTENCES = 200  # that layers are scored on
+LAYER_SHARE = 0.4  # of as many sentences, that layers are scored on
 TIMED_SENTENCES = 60
 MARGIN = 0.03  # of a limit in milliseconds that is left free for the clock's scatter
 ATTEMPTS = 5  # to keep a limit in milliseconds
@@ -320,7 +320,8 @@ def choose_layers(student: Encoder, count: int, grounds: Grounds, *, first: bool
 
 
 def rank_layers(encoder: Encoder, judged: Sequence[str]) -> tuple[int, ...]:
-    scores = score_layers(encoder, judged[:LAYER_SENTENCES])
+    count = int(LAYER_SHARE * count_trial_sentences(encoder))
+    scores = score_layers(encoder, judged[:count], precision="auto")
     return tuple(torch.argsort(scores, descending=True).tolist())
 
 
@@ -354,9 +355,9 @@ def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) ->
     return Losses(measured)
 
 
-def count_trial_sentences(teacher: Encoder) -> int:
-    """Return how many sentences a trial cut is repaired on: fewer of a larger teacher, which takes longer for each."""
-    parameters = sum(weight.numel() for layer in find_layers(teacher.transformer) for weight in layer.parameters())
+def count_trial_sentences(encoder: Encoder) -> int:
+    """Return how many sentences a trial cut is repaired on: fewer of a larger encoder, which takes longer for each."""
+    parameters = sum(weight.numel() for layer in find_layers(encoder.transformer) for weight in layer.parameters())
     least, most = TRIAL_SENTENCES
     return int(np.clip(TRIAL_WORK / parameters, least, most))
 

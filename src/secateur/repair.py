@@ -354,7 +354,8 @@ class Moments:
         gram, moment = total.tensor_split([total.shape[-2]], dim=-1)
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         diagonal += settings.ridge * diagonal.mean(dim=-1, keepdim=True)
-        change = torch.linalg.solve(gram, moment).mT
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        change = (torch.linalg.solve(gram, moment) if failed.any() else torch.cholesky_solve(moment, factor)).mT
         return change[..., :-1], change[..., -1]
 
 

@@ -251,21 +251,23 @@ def frozen(encoder: Encoder) -> Iterator[None]:
             parameter.requires_grad_(trained)
 
 
-def score_layers(encoder: Encoder, sentences: Sequence[str], *, batch_size: int = 64) -> Tensor:
+def score_layers(
+    encoder: Encoder, sentences: Sequence[str], *, batch_size: int = 64, precision: str = "float32"
+) -> Tensor:
     """Return what each layer matters, float64 [layers]: the loss when it goes, after those that matter less.
 
     The layer whose removal moves the sentence vectors least, 1 - cosine to the whole encoder's, goes first; then of
     what is left the next one. No layer is repaired meanwhile. The k layers of highest score are those left of k.
     """
     layers = find_layers(encoder.transformer)
-    expected = embed(encoder, sentences, batch_size=batch_size)
+    expected = embed(encoder, sentences, batch_size=batch_size, precision=precision)
     removed: list[int] = []
     scores = torch.zeros(len(layers), dtype=torch.float64)
     while len(removed) < len(layers):
         losses = {}
         for number in set(range(len(layers))) - set(removed):
             with skipped([layers[each] for each in (*removed, number)]):
-                vectors = embed(encoder, sentences, batch_size=batch_size)
+                vectors = embed(encoder, sentences, batch_size=batch_size, precision=precision)
             losses[number] = float(1 - (vectors * expected).sum(axis=1).mean())
         least = min(losses, key=lambda number: (losses[number], number))
         removed.append(least)
