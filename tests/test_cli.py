@@ -240,9 +240,7 @@ def scored(place: Path) -> Path:
     return place
 
 
-def test_the_benchmark_stands_in_the_table_and_as_a_curve(
-    task_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_benchmark_stands_in_the_table_and_as_a_curve(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = ["distillation={steps: 4, batch_size: 4, evaluate_every: 2}", "tracking={to: none, encodechka_every: 2}"]
     assert main(["train", "run.yaml", "encodechka={data: data, tasks: [STS]}", *steps]) == 0
     table = capsys.readouterr().out
