@@ -288,6 +288,7 @@ def test_rows_are_drawn_as_often_as_their_source_weighs() -> None:
     assert Counter(drawn.en)["e"] == Counter(drawn.en)["f"] == 2
     assert pairs.draw(3, {}) == pairs.take([0, 1, 2])
     assert len(pairs.draw(100, {"x": 0})) == 4
+    assert pairs.draw(8, {"x": 0.01, "y": 0.01, "z": 0.01}) == pairs  # shares count, not their sum
 
 
 def test_translations_are_the_paired_rows() -> None:

@@ -71,9 +71,8 @@ class Pairs:
             return self.take(range(min(count, len(self))))
         weights = self.weigh(source_weights)
         count = min(count, int(np.count_nonzero(weights)))
-        points = (np.arange(count) + 0.5) / max(count, 1)
-        ends = np.cumsum(weights) / max(weights.sum(), 1)
-        return self.take(np.searchsorted(ends, points).tolist())
+        points = (np.arange(count) + 0.5) * (weights.sum() / max(count, 1))
+        return self.take(np.searchsorted(np.cumsum(weights), points).tolist())
 
 
 @dataclass(frozen=True)

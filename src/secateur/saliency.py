@@ -295,11 +295,10 @@ PairBatches = Iterator[dict[str, Tensor]]
 
 def pair_batches(encoder: Encoder, pairs: Pairs, settings: config.Saliency, progress: str) -> PairBatches:
     """Yield inputs of 2B sentences: B English, then their B translations, pairs of like length together."""
-    rows = [row for row in range(len(pairs.en)) if pairs.paired[row]][: settings.pairs]
-    if not rows:
+    translations = pairs.translations.draw(settings.pairs, {})
+    if not len(translations):
         raise InputError("saliency: the corpus has no translation pairs to measure on")
-    en = tokenize(encoder, [pairs.en[row] for row in rows])
-    ru = tokenize(encoder, [pairs.ru[row] for row in rows])
+    en, ru = tokenize(encoder, translations.en), tokenize(encoder, translations.ru)
     order = np.argsort([max(len(a), len(b)) for a, b in zip(en, ru, strict=True)], kind="stable")
     for start in tqdm(range(0, len(order), settings.batch_size), desc=progress, unit=" batches", disable=not progress):
         chosen = order[start : start + settings.batch_size]
