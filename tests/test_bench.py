@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.bench import ROWS, main, measure
+from secateur.bench import CHECKS, ROWS, main, measure
 from secateur.comparisons import Comparison
 
 
@@ -36,6 +36,19 @@ def test_a_row_runs_or_says_why_it_does_not(
         assert {"dtype", "threads"} <= row["conditions"].keys()
     shown = capsys.readouterr().out
     assert all(side in shown for row in rows for side in row.get("seconds", {}))
+
+
+def test_what_budgets_come_to_stands_beside_rows_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    monkeypatch.setitem(CHECKS, "latency", lambda model: {"teacher": model})
+    monkeypatch.setitem(CHECKS, "labse", lambda model: {"seconds": 1})
+    for name in ("latency", "labse"):
+        monkeypatch.setattr("sys.argv", ["bench", "--model", "toy", "--rows", name, "--out", str(out)])
+        main()
+    assert json.loads(out.read_text())["budgets"] == {"latency": {"teacher": "toy"}, "labse": {"seconds": 1}}
+    assert '"teacher": "toy"' in capsys.readouterr().out
 
 
 def test_a_ratio_is_the_peers_seconds_over_ours_round_by_round_without_the_warm_up() -> None:

@@ -48,7 +48,11 @@ def test_vectors_do_not_depend_on_batching_and_keep_the_order(teacher: Encoder, 
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_bf16_vectors_are_unit_and_close_to_float32(teacher: Encoder, sentences: list[str]) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "pooler"])  # the pooler's own output is rounded to bfloat16
+def test_bf16_vectors_are_unit_and_close_to_float32(
+    make_encoder: MakeEncoder, sentences: list[str], pooling: str
+) -> None:
+    teacher = make_encoder(pooling=pooling)
     vectors = embed(teacher, sentences, precision="bf16")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     cosines = (vectors * embed(teacher, sentences)).sum(axis=1)

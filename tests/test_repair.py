@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur import config
 from secateur.encoder import Encoder, embed, replace_transformer
 from secateur.modeling import find_layers, layer_names
-from secateur.repair import Half, refit_norm, refit_projection, refit_readers, repair, split_layer
+from secateur.repair import Half, Moments, refit_norm, refit_projection, refit_readers, repair, split_layer
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 
@@ -225,6 +225,26 @@ def test_a_neuron_that_is_always_zero_does_not_stop_the_repair(teacher: Encoder,
             layer.intermediate.dense.weight[0], layer.intermediate.dense.bias[0] = 0, 0  # gelu(0) = 0
     repaired = mend(teacher, HALF, sentences[:1], ridge=1e-9)  # and fewer tokens than channels
     assert np.isfinite(embed(repaired, sentences)).all()
+
+
+@pytest.mark.parametrize("sentences_given", [3, 30], ids=["fewer rows than inputs", "more"])
+def test_moments_solve_the_ridge_regression_of_tokens_and_sentences(sentences_given: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(sentences_given, 5, 40, generator=generator)
+    missing = torch.randn(sentences_given, 5, 7, generator=generator)
+    moments = Moments.empty(40, 7)
+    for start in range(0, sentences_given, 3):
+        moments.add(inputs[start : start + 3], missing[start : start + 3])
+    weight, bias = moments.solve(config.Repair(sentences=1, ridge=0.01, w_sentence=0.5))
+
+    carried = torch.cat([inputs, torch.ones(*inputs.shape[:2], 1)], dim=-1).double().numpy()
+    tokens, means = carried.reshape(-1, 41), carried.mean(axis=1)
+    wanted = missing.double().numpy()
+    gram = tokens.T @ tokens / len(tokens) + 0.5 * means.T @ means / len(means)
+    moment = tokens.T @ wanted.reshape(-1, 7) / len(tokens) + 0.5 * means.T @ wanted.mean(axis=1) / len(means)
+    expected = np.linalg.solve(gram + 0.01 * np.trace(gram) / 41 * np.eye(41), moment).T
+    np.testing.assert_allclose(weight, expected[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(bias, expected[:, -1], atol=1e-6)
 
 
 def test_the_student_given_is_not_touched(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from secateur.slicing import slice_encoder
 GRADIENT_CRITERIA = ("similarity", "probe", "both", "taylor_weight")
 
 
-def measure(encoder: Encoder, corpus: Pairs, criterion: str, *, seed: int = 0, **keys: int) -> Saliency:
+def measure(encoder: Encoder, corpus: Pairs, criterion: str, *, seed: int = 0, **keys: Any) -> Saliency:
     settings = config.Saliency(**{"pairs": 12, "criterion": criterion, **keys})
     return measure_saliency(encoder, corpus, settings, seed=seed)
 
@@ -124,6 +125,14 @@ def test_gate_gradient_is_the_sum_of_weight_times_gradient_over_its_columns(
         by_neuron = (contract.weight * contract.weight.grad).sum(dim=0)
         assert_close(gradients["heads", number].sum(dim=0), by_head.detach(), relative=1e-5)
         assert_close(gradients["neurons", number].sum(dim=0), by_neuron.detach(), relative=1e-5)
+
+
+def test_bf16_scores_are_those_of_float32_but_for_its_rounding(teacher: Encoder, pairs: Pairs) -> None:
+    exact, rounded = (measure(teacher, pairs, "both", precision=name) for name in ("float32", "bf16"))
+    assert not torch.equal(flat(exact), flat(rounded))
+    for axis in ("heads", "neurons"):
+        for one, other in zip(getattr(exact, axis), getattr(rounded, axis), strict=True):
+            assert_close(other, one, relative=0.05)
 
 
 def test_each_row_of_a_gate_is_the_gradient_of_its_sentence_alone(teacher: Encoder, sentences: list[str]) -> None:
@@ -392,4 +401,4 @@ def test_a_layers_score_is_what_its_removal_does_to_the_vectors(teacher: Encoder
     rest = [number for number in range(3) if number != first]
     second = min(rest, key=lambda number: loss(tuple(each for each in rest if each != number)))
     assert torch.argsort(scores)[:2].tolist() == [first, second]
-    assert not [module for module in teacher.model.modules() if module._forward_hooks]
+    assert not [module for module in teacher.model.modules() if "forward" in vars(module)]

@@ -1,8 +1,8 @@
 """Every claim of speed beside its peer, the sides in turns (A B A B ...) in one process: one table, bench.json.
 
-`python -m secateur.bench` runs all rows, `--rows encode int8` some. A row's ratio is the peer's seconds over ours,
-taken round by round: its median, least and most. Warm-up rounds are left out. Peak memory is measured in a process of
-its own for each side.
+`python -m secateur.bench` runs all rows and what budgets come to, `--rows encode int8 latency` some. A row's ratio is
+the peer's seconds over ours, taken round by round: its median, least and most. Warm-up rounds are left out. Peak memory
+is measured in a process of its own for each side.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from secateur.bench_budgets import CHECKS
 from secateur.bench_encoding import compare_benchmark, compare_encoding, compare_file
 from secateur.bench_saliency import PASSES, compare_saliency, prepare_saliency
 from secateur.bench_shapes import compare_int8, compare_students, compare_students_on_gpu
@@ -60,7 +61,7 @@ ROWS: dict[str, Callable[[Workshop], list[Comparison]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m secateur.bench", description=__doc__)
     parser.add_argument("--model", default="models/teacher-mini-en-ru")
-    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), help="(all)")
+    parser.add_argument("--rows", nargs="+", choices=(*ROWS, *CHECKS), help="(all)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="rows measured before stay (%(default)s)")
     parser.add_argument(
@@ -75,7 +76,12 @@ def main() -> None:
         return
     record = open_record(options.out, sizes)
     with Workshop(options.model, sizes) as workshop:
-        for name in options.rows or ROWS:
+        for name in options.rows or (*ROWS, *CHECKS):
+            if name in CHECKS:
+                record["budgets"][name] = CHECKS[name](options.model)
+                write_json(options.out, record)
+                print(json.dumps({name: record["budgets"][name]}, indent=2), end="\n\n", flush=True)
+                continue
             try:
                 compared = ROWS[name](workshop)
             except (InputError, ImportError) as error:
@@ -106,7 +112,7 @@ def open_record(path: Path, sizes: Sizes) -> dict[str, Any]:
     }
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     same = all(old.get(key) == value for key, value in about.items())
-    return {**about, "rows": old.get("rows", {}) if same else {}}
+    return {**about, **{part: old.get(part, {}) if same else {} for part in ("rows", "budgets")}}
 
 
 def find_version(package: str) -> str | None:

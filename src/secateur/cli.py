@@ -366,7 +366,7 @@ def prune_as_told(options: argparse.Namespace) -> None:
             "name": options.out.name if options.out else "plan",
             "teacher": {"model": options.model, "pooling": options.pooling},
             "corpus": {**name_sources(options.pairs), "held_out": options.held_out},
-            "saliency": {"pairs": options.saliency_pairs, "criterion": options.criterion},
+            "saliency": {"pairs": options.saliency_pairs, "criterion": options.criterion, "precision": "auto"},
             "budget": {
                 "heads": options.keep_heads,
                 "neurons": options.keep_neurons,

@@ -245,6 +245,7 @@ class Saliency:
     pairs: Positive  # to measure on
     criterion: Criterion = "both"  # what a score is; taylor_weight is the reference work's
     batch_size: Positive = 32  # pairs
+    precision: Precision = "float32"  # of its forward and backward passes
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -234,7 +234,7 @@ def embed(
     vectors = np.empty((len(sentences), encoder.dimension), np.float32)
     for where, inputs in batches(encoder, tokenize(encoder, sentences), batch_size, progress):
         with torch.inference_mode(), computing_in(precision, encoder.device):
-            vectors[where] = encode(encoder, inputs).vectors.float().cpu().numpy()
+            vectors[where] = encode(encoder, inputs).vectors.cpu().numpy()
     return vectors
 
 
@@ -293,7 +293,8 @@ def encode(encoder: Encoder, inputs: dict[str, Tensor]) -> Encoded:
     }
     for module in list(encoder.model)[1:]:
         features = module(features)
-    vectors = normalize(features["sentence_embedding"], dim=-1)
+    pooled = features["sentence_embedding"]
+    vectors = normalize(pooled.to(torch.promote_types(pooled.dtype, torch.float32)), dim=-1)
     return Encoded(vectors=vectors, tokens=output.last_hidden_state, pooler=pooler)
 
 

@@ -38,6 +38,7 @@ from secateur.corpus import Pairs
 from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import Encoder, embed
 from secateur.lowrank import factorise_words
+from secateur.machine import trim_memory
 from secateur.modeling import find_layers
 from secateur.repair import repair
 from secateur.saliency import Saliency, add_up, measure_saliency, score_layers
@@ -342,16 +343,18 @@ def cut_to(base: Encoder, kept: Kept, sizes: Sizes, grounds: Grounds) -> Encoder
 
 def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) -> Losses:
     """Return 1 - cosine of each axis at the sizes of TRIED, one axis cut at a time, repaired."""
-    expected = embed(grounds.teacher, grounds.judged)
+    expected = embed(grounds.teacher, grounds.judged, precision="auto")
     measured: dict[str, dict[float, float]] = {}
     variants = list(single_cuts(frame, grounds.budget, least))
     sentences = count_trial_sentences(grounds.teacher)
     for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
         student = shrink(grounds, sizes, rounds=1, sentences=sentences).repaired
-        loss = float(1 - (embed(student, grounds.judged) * expected).sum(axis=1).mean())
+        vectors = embed(student, grounds.judged, precision="auto")
+        loss = float(1 - (vectors * expected).sum(axis=1).mean())
         fraction = kept_fractions(sizes, frame)[axis]
         measured.setdefault(axis, {})[fraction] = loss
         log.info("%s kept %.2f: loss %.4f", axis, fraction, loss)
+        trim_memory()
     return Losses(measured)
 
 

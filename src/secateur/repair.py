@@ -23,8 +23,9 @@ half sees) and every sentence's mean (what pooling sees):
                    + ridge * m * |D|^2
 
 with c carrying a constant 1 for d, and m the mean squared input of both terms. Its solution is
-D^T = (G + ridge m I)^-1 M, with G and M the second moments of c with c and of c with r. x is the repaired student's
-own, so each half also mends what the halves below it still get wrong.
+D^T = (G + ridge m I)^-1 M, with G and M the second moments of c with c and of c with r. Of fewer rows than inputs, C
+and R, each scaled by the root of its weight, D^T = C^T (C C^T + ridge m I)^-1 R is the same and costs less. x is the
+repaired student's own, so each half also mends what the halves below it still get wrong.
 """
 
 import logging
@@ -348,6 +349,21 @@ class Moments:
 
     def solve(self, settings: config.Repair) -> tuple[Tensor, Tensor]:
         """Return D [*systems, m, k] and d [*systems, m], the solution of the ridge regression above."""
+        few = self.tokens + self.sentences < min(len(self.by_token), ROWS)  # and all of them wait
+        change = self.solve_dual(settings) if few and self.by_token.ndim == 2 else self.solve_primal(settings)
+        return change[..., :-1], change[..., -1]
+
+    def solve_dual(self, settings: config.Repair) -> Tensor:
+        """Return D and d [m, k + 1] from the rows themselves."""
+        tokens = torch.cat(self.waiting) / self.tokens**0.5
+        means = torch.cat(self.means) * (settings.w_sentence / self.sentences) ** 0.5
+        inputs, missing = torch.cat([tokens, means]).tensor_split([len(self.by_token)], dim=1)
+        kernel = (inputs @ inputs.T).double().cpu()
+        kernel.diagonal().add_(settings.ridge * kernel.trace() / inputs.shape[1])
+        shares: Tensor = torch.linalg.solve(kernel, missing.double().cpu())
+        return (inputs.double().cpu().T @ shares).T
+
+    def solve_primal(self, settings: config.Repair) -> Tensor:
         for each in self.sums:
             self.flush(*each)
         total = self.by_token / self.tokens + settings.w_sentence * self.by_sentence / self.sentences
@@ -355,8 +371,7 @@ class Moments:
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         diagonal += settings.ridge * diagonal.mean(dim=-1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(gram)
-        change = (torch.linalg.solve(gram, moment) if failed.any() else torch.cholesky_solve(moment, factor)).mT
-        return change[..., :-1], change[..., -1]
+        return (torch.linalg.solve(gram, moment) if failed.any() else torch.cholesky_solve(moment, factor)).mT
 
 
 def catch_input(layer: nn.Module, path: str, hidden: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.encoder import Encoder, embed, encode, pad, tokenize
+from secateur.encoder import Encoder, computing_in, embed, encode, pad, tokenize
 from secateur.files import whole_file
 from secateur.losses import similarity_mse
 from secateur.modeling import count_heads, count_neurons, find_layers, find_linear, head_size, layer_names
@@ -50,7 +50,7 @@ def measure_saliency(
     """
     measure = CRITERIA[settings.criterion]
     generator = torch.Generator().manual_seed(seed)
-    with frozen(encoder):
+    with frozen(encoder), computing_in(settings.precision, encoder.device):
         return measure(encoder, pair_batches(encoder, pairs, settings, progress), generator)
 
 
@@ -277,17 +277,18 @@ def score_layers(
 
 @contextmanager
 def skipped(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let hidden states pass these layers as they come."""
+    """Let hidden states pass these layers as they come; the layers do not run."""
 
-    def pass_by(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+    def pass_by(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
 
-    handles = [layer.register_forward_hook(pass_by) for layer in layers]
+    for layer in layers:
+        vars(layer)["forward"] = pass_by  # before the method of the class
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for layer in layers:
+            del vars(layer)["forward"]
 
 
 PairBatches = Iterator[dict[str, Tensor]]

@@ -181,9 +181,10 @@ def cut(grounds: Grounds, plan: Plan, places: Places, *, resume: bool) -> Shrunk
         repaired = load_encoder(settings, device=str(grounds.teacher.device))
         return cut_again(grounds, plan.sizes, TypeAdapter(Kept).validate_json(path.read_bytes()), repaired)
     with stage("cut and repair"):
-        shrunk = shrink(grounds, plan.sizes, progress="repair")
-        if experiment.budget.weights == "random":
-            shrunk = draw_anew(shrunk, seed=experiment.seed)
+        if experiment.budget.weights == "random":  # only sizes stay: neither rounds nor repair would be seen
+            shrunk = draw_anew(shrink(grounds, plan.sizes, rounds=1, sentences=0), seed=experiment.seed)
+        else:
+            shrunk = shrink(grounds, plan.sizes, progress="repair")
     for axis in ("heads", "neurons"):
         log.info("%s kept in each layer: %s", axis, " ".join(str(len(layer)) for layer in getattr(shrunk.kept, axis)))
     write_json(path, asdict(shrunk.kept), indent=None)
