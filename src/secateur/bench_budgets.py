@@ -27,7 +27,7 @@ from secateur.corpus import Pairs
 from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import load_encoder
 from secateur.modeling import find_layers, find_linear, head_size, layer_names
-from secateur.planning import MARGIN, Grounds, keep_time, look_ahead, shrink, time_shapes
+from secateur.planning import MARGIN, Grounds, keep_time, look_ahead, shrink
 from secateur.probe import FOLDER, read_parts
 from secateur.saliency import measure_saliency
 
@@ -175,12 +175,11 @@ def check_latency(model: str) -> dict[str, Any]:
     grounds = Grounds(teacher, saliency, pairs, planned, experiment)
     outlook = look_ahead(grounds, [Limits(ms=math.inf)])
     assert outlook.times is not None, "milliseconds are limited"
-    (whole,) = time_shapes(grounds, [outlook.frame.whole], outlook.frame)
-    limits = [share * whole for share in BUDGETS]
+    predicted = outlook.times.predict(outlook.frame.whole, outlook.frame)
+    limits = [share * predicted for share in BUDGETS]
     plans = [keep_time(grounds, outlook, Limits(ms=limit * (1 - MARGIN))) for limit in limits]
     students = [shrink(grounds, plan.sizes, sentences=0).repaired for plan in plans]
     measured = time_encoders([teacher, *students], others)
-    predicted = outlook.times.predict(outlook.frame.whole, outlook.frame)
     rows = []
     for share, plan, ms in zip(BUDGETS, plans, measured[1:], strict=True):
         expected, found = (plan.ms or 0) / predicted, ms / measured[0]
