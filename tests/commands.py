@@ -34,7 +34,12 @@ def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def quiet_environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    """Return an environment of the CPU alone: a CUDA device adds in any order, and one is too few for two processes."""
+    return {
+        **os.environ,
+        "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
 
 
 def read_curve(folder: Path, name: str) -> list[float]:

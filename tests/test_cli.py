@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import SENTENCES
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -72,7 +73,9 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("corpus.files=[[a.en, a.ru]]", "a.ru"),
         ("teacher.model=hollow", "hollow: not a model folder"),
         ("teacher.model=other", "supported are bert"),
-        ("device=cuda", "device: cuda"),
+        pytest.param(
+            "device=cuda", "device: cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+        ),
         ("encodechka={data: nowhere}", "nowhere"),
     ],
 )

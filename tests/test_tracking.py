@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def run_apart(experiment: Experiment, folder: Path) -> subprocess.CompletedProce
     (folder / "model" / "config.json").write_text("{}")
     return subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(dump_run(experiment)), str(folder)],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(Path(tracking.__file__).parents[1])},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         check=True,

@@ -124,6 +124,7 @@ def find_version(package: str) -> str | None:
 
 def measure(compared: Comparison, rounds: int) -> dict[str, Any]:
     """Run a comparison's sides in turns; return each side's seconds a unit of work, and the ratio with its spread."""
+    rounds = min(rounds, compared.rounds or rounds)
     seconds: dict[str, list[float]] = {name: [] for name in compared.sides}
     for _ in range(compared.warmup + rounds):
         for name, run in compared.sides.items():

@@ -21,7 +21,18 @@ from transformers import TrainerCallback
 
 from secateur import config
 from secateur.bench_shapes import halve
-from secateur.comparisons import FULL, SEED, Comparison, Seconds, Sizes, Workshop, counting, padding_share, timed
+from secateur.comparisons import (
+    FULL,
+    LONG_ROUNDS,
+    SEED,
+    Comparison,
+    Seconds,
+    Sizes,
+    Workshop,
+    counting,
+    padding_share,
+    timed,
+)
 from secateur.corpus import Pairs
 from secateur.cost import count_flops
 from secateur.distillation import LengthSampler, PairDataset, distill, set_dropout
@@ -216,8 +227,11 @@ def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison
         "threads": torch.get_num_threads(),
         "padding": lambda: {name: padding_share(each) for name, each in counts.items()},
     }
-    aims = {"online teacher": 3.0, "labels": 2.0, "labels, by length": 1.1}
-    return [Comparison(f"distillation, {device}", sides, aims if device == "cpu" else {}, conditions, warmup=0)]
+    on_cpu = device == "cpu"  # where a round takes five minutes
+    aims = {"online teacher": 3.0, "labels": 2.0, "labels, by length": 1.1} if on_cpu else {}
+    return [
+        Comparison(f"distillation, {device}", sides, aims, conditions, warmup=0, rounds=LONG_ROUNDS if on_cpu else None)
+    ]
 
 
 def compare_matmul(shop: Workshop) -> list[Comparison]:

@@ -23,6 +23,7 @@ from secateur.gate import read_probe_texts
 from secateur.probe import PARTS
 
 SEED = 0
+LONG_ROUNDS = 3  # where a side takes minutes: the spread of so long a run is small
 Seconds = Callable[[], float]
 
 
@@ -51,6 +52,7 @@ class Comparison:
     aims: Mapping[str, float] = field(default_factory=dict)  # by peer: how many times ours should be faster
     conditions: Mapping[str, Any] = field(default_factory=dict)  # a function is asked when all rounds are done
     warmup: int = 1
+    rounds: int | None = None  # at most; None: as many as are asked for
 
 
 class Workshop:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -151,7 +152,7 @@ def ended_early(worker: Worker) -> ChildProcessError:
 
 def stop_workers(workers: Sequence[Worker]) -> None:
     for worker in workers:
-        with worker:  # closes its input, at which it ends, and waits for it
+        with suppress(BrokenPipeError), worker:  # closes its input, at which it ends, and waits for it
             pass
 
 
