@@ -119,6 +119,22 @@ def test_a_plan_that_takes_longer_than_predicted_is_made_anew_under_a_lower_limi
         make_plan(survey(teacher, pairs, ms=0.5))
 
 
+def test_a_plan_that_takes_less_than_predicted_is_made_anew_with_more_kept(
+    make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where a layer of a student takes 0.5 ms, though it took 1 ms while shapes were timed."""
+
+    def speed_up(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
+        factors = [1.0, 0.5] if len(encoders) == 2 else [1.0] * len(encoders)  # the teacher and what was cut from it
+        layers = [describe(encoder).whole.layers for encoder in encoders]
+        return [factor * count for factor, count in zip(factors, layers, strict=True)]
+
+    monkeypatch.setattr(planning, "time_encoders", speed_up)
+    teacher = make_encoder(layers=8, hidden=32, neurons=256)
+    plan = make_plan(survey(teacher, pairs, ms=2.2))
+    assert plan.ms == pytest.approx(0.5 * plan.sizes.layers) == 2.0
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "onnx-int8"])
 def test_milliseconds_are_those_of_the_runtime_that_will_serve(teacher: Encoder, pairs: Pairs, runtime: str) -> None:
     pytest.importorskip("onnxruntime")

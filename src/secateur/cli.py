@@ -326,7 +326,8 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     )  # fmt: skip
     how.add_argument(
         "--multiple", type=int, default=1, metavar="N",
-        help="each layer keeps a multiple of it of neurons, all layers together no more than asked (%(default)s)",
+        help="each layer keeps a multiple of it of neurons, all layers together no more than asked; 8 for a GPU "
+        "(%(default)s)",
     )  # fmt: skip
     how.add_argument(
         "--pooling", default="auto", choices=("auto", "pooler", "cls", "mean"),

@@ -270,7 +270,7 @@ class Budget:
     weights: Literal["teacher", "random"] = "teacher"  # random: drawn anew, the same sizes trained from scratch
     ranking: Literal["global", "layer"] = "global"  # over all layers together, or the same share of each
     normalization: Literal["root", "none"] = "root"  # of each layer's scores, before layers are compared
-    multiple: Positive = 1  # of which each layer's count of neurons is one, all together no more than asked
+    multiple: Positive = 1  # of which each layer's count of neurons is one, all together no more; 8 for a GPU
     rounds: Positive = 1  # of cut, repair and measuring again; each cuts the same share of what is left
     gradual_steps: Count = 0  # of distillation after each round but the last; then rounds follow the cubic schedule
 

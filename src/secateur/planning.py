@@ -65,6 +65,7 @@ TRIAL_WORK = 5.3e9  # such sentences times the parameters of layers: those of 50
 LAYER_SHARE = 0.4  # of as many sentences, that layers are scored on
 TIMED_SENTENCES = 60
 MARGIN = 0.05  # of a limit in milliseconds that is left free for the clock's scatter
+AGREEMENT = 0.1  # of a cut's milliseconds, that its prediction may be off
 ATTEMPTS = 5  # to keep a limit in milliseconds
 
 
@@ -173,23 +174,37 @@ def look_ahead(grounds: Grounds, limits: Sequence[Limits], *, progress: str = ""
 
 
 def keep_time(grounds: Grounds, outlook: Outlook, limits: Limits) -> Plan:
-    """Return the plan of least predicted loss whose sizes, timed, keep the limit in milliseconds.
+    """Return the plan of least predicted loss whose sizes, cut and timed, keep the limit in milliseconds.
 
-    Where they do not, the limit is taken lower by what they are over it. Raises InputError: no plan tried keeps it.
+    By what a cut takes more or less than predicted, the next plan is predicted to take more or less too, until both
+    agree. Where they do not in ATTEMPTS, the best plan that kept the limit is returned with what it took. Raises
+    InputError: no plan tried keeps it.
     """
-    asked = limits
+    if limits.ms is None or outlook.times is None:
+        return outlook.solve(limits)
+    whole = outlook.times.predict(outlook.frame.whole, outlook.frame)
+    off = 1.0  # what sizes near the limit take, of what the table says they do
+    timed: dict[Sizes, float] = {}
+    kept = []
     for _ in range(ATTEMPTS):
-        plan = outlook.solve(asked)
-        if limits.ms is None or asked.ms is None or outlook.times is None:
+        plan = outlook.solve(replace(limits, ms=limits.ms / off))
+        predicted = off * outlook.times.predict(plan.sizes, outlook.frame)
+        plan = replace(plan, ms=predicted)
+        if plan.sizes not in timed:
+            student = shrink(grounds, plan.sizes, rounds=1, sentences=0).repaired
+            teacher, spent = time_cut(grounds, [grounds.teacher, student])
+            timed[plan.sizes] = spent * whole / teacher  # a drift of the machine's speed
+        spent = timed[plan.sizes]
+        fits = spent <= limits.ms
+        if fits and abs(spent - predicted) <= AGREEMENT * spent:
             return plan
-        student = shrink(grounds, plan.sizes, rounds=1, sentences=0).repaired
-        teacher, spent = time_cut(grounds, [grounds.teacher, student])
-        spent *= outlook.times.predict(outlook.frame.whole, outlook.frame) / teacher  # a drift of the machine's speed
-        if spent <= limits.ms:
-            return plan
-        log.info("%.3f ms predicted, %.3f measured: over the limit", plan.ms, spent)
-        asked = replace(asked, ms=min(plan.ms or asked.ms, asked.ms) * min(limits.ms / spent, 0.98))
-    raise InputError(f"budget: {limits} is not kept by any plan tried: the last took {spent:.2f} ms a sentence")
+        log.info("%.3f ms predicted, %.3f measured, %.3f allowed", predicted, spent, limits.ms)
+        if fits:
+            kept.append(replace(plan, ms=spent))
+        off *= spent / predicted if fits else max(spent / predicted, 1.02)
+    if not kept:
+        raise InputError(f"budget: {limits} is not kept by any plan tried: the last took {spent:.2f} ms a sentence")
+    return min(kept, key=lambda plan: plan.loss)
 
 
 @dataclass(frozen=True)
@@ -401,8 +416,9 @@ def measure_times(grounds: Grounds, frame: Frame) -> Times:
     shapes = [whole]
     for axis in ("layers", "heads", "neurons", "hidden"):
         shapes += [cut_one(whole, axis, fraction, frame, 1) for fraction in (0.5, 0.17)]
-    half = cut_one(cut_one(whole, "layers", 0.5, frame, 1), "hidden", 0.5, frame, 1)
-    shapes += [replace(half, heads=max(1, half.heads // 2), neurons=max(1, half.neurons // 2)), half]
+    for fraction in (0.5, 0.34, 0.17):  # small on several axes, as tight limits want them
+        small = cut_one(cut_one(whole, "layers", fraction, frame, 1), "hidden", fraction, frame, 1)
+        shapes += [small, cut_one(cut_one(small, "heads", fraction, frame, 1), "neurons", fraction, frame, 1)]
     return fit_times(dict(zip(shapes, time_shapes(grounds, shapes, frame), strict=True)), frame)
 
 
