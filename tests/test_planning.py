@@ -1,7 +1,10 @@
 """Plans: what a budget names, what a limit leaves, cuts in rounds; everything on toys, cut for real."""
 
+import gc
+import weakref
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from secateur.cost import count_parameters
 from secateur.encoder import Encoder, embed
 from secateur.figures import pareto_front
 from secateur.planning import Grounds, approach, between, choose_layers, look_ahead, make_plan, shrink, shrink_nested
+from secateur.repair import repair
 from secateur.saliency import measure_saliency
 from secateur.selection import Kept
 
@@ -80,6 +84,25 @@ def test_a_rank_that_is_named_stays_as_named_under_a_limit_and_all_named_sizes_n
     named = {"layers": 2, "heads": 0.5, "neurons": 0.5, "hidden": 1.0, "vocabulary": 200, "rank": 7}
     plan = make_plan(survey(teacher, pairs, params=limit, **named))
     assert plan.sizes == Sizes(2, 4, 48, 32, 200, 7)
+
+
+def test_trial_cuts_do_not_pile_up_in_memory(teacher: Encoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, alive = [], []
+
+    def watched(*arguments: Any, **named: Any) -> Encoder:
+        alive.append(sum(model() is not None for model in made))
+        student = repair(*arguments, **named)
+        made.append(weakref.ref(student.transformer))
+        return student
+
+    monkeypatch.setattr(planning, "repair", watched)
+    gc.disable()  # which would hide it: toys are many small objects
+    try:
+        make_plan(survey(teacher, pairs, share=0.5))
+    finally:
+        gc.enable()
+    assert len(alive) > 10
+    assert not any(alive)
 
 
 def test_milliseconds_are_measured_and_limited(

@@ -1,6 +1,7 @@
 """The processor: its name, the instructions for whole numbers and bfloat16, cores to use; this process's memory."""
 
 import ctypes
+import gc
 import os
 import platform
 from dataclasses import dataclass
@@ -71,6 +72,16 @@ def read_memory(field: str) -> int | None:
     path = Path("/proc/self/status")
     lines = path.read_text().splitlines() if path.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def free_memory() -> None:
+    """Free dropped models, and give freed memory back to the system.
+
+    Each SentenceTransformer is a cycle (its card's data refers to it): dropped, it stays until Python's collector
+    comes by, which counts objects, however large they are.
+    """
+    gc.collect()
+    trim_memory()
 
 
 def trim_memory() -> None:

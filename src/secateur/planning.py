@@ -38,7 +38,7 @@ from secateur.corpus import Pairs
 from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import Encoder, embed
 from secateur.lowrank import factorise_words
-from secateur.machine import trim_memory
+from secateur.machine import free_memory
 from secateur.modeling import find_layers
 from secateur.repair import repair
 from secateur.saliency import Saliency, add_up, measure_saliency, score_layers
@@ -233,6 +233,7 @@ def shrink(
     whole = describe(base)
     kept, student = None, base
     for number in range(1, rounds + 1):
+        free_memory()  # of the round before, or of another cut
         part = sizes if number == rounds else between(whole, sizes, number / rounds)
         _, kept = cut_on(student, kept, part, grounds)
         pruned = cut_to(base, kept, part, grounds)
@@ -365,14 +366,17 @@ def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) ->
     variants = list(single_cuts(frame, grounds.budget, least))
     sentences = count_trial_sentences(grounds.teacher)
     for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
-        student = shrink(grounds, sizes, rounds=1, sentences=sentences).repaired
-        vectors = embed(student, grounds.judged, precision="auto")
-        loss = float(1 - (vectors * expected).sum(axis=1).mean())
+        loss = try_cut(grounds, sizes, expected, sentences)
         fraction = kept_fractions(sizes, frame)[axis]
         measured.setdefault(axis, {})[fraction] = loss
         log.info("%s kept %.2f: loss %.4f", axis, fraction, loss)
-        trim_memory()
     return Losses(measured)
+
+
+def try_cut(grounds: Grounds, sizes: Sizes, expected: np.ndarray, sentences: int) -> float:
+    """Return 1 - cosine to the teacher's vectors of the judged sentences, repaired on so many sentences."""
+    student = shrink(grounds, sizes, rounds=1, sentences=sentences).repaired
+    return float(1 - (embed(student, grounds.judged, precision="auto") * expected).sum(axis=1).mean())
 
 
 def count_trial_sentences(encoder: Encoder) -> int:
