@@ -10,10 +10,12 @@ from conftest import FAMILIES, MakeEncoder, keep_all
 
 from secateur.encoder import Encoder, encode, pad, tokenize
 from secateur.lowrank import factorise_words
+from secateur.modeling import find_layers
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
+onnx = pytest.importorskip("onnx")
 from secateur.onnx_graph import build_graph, list_matrices, quantize, write_model  # noqa: E402
 
 
@@ -55,6 +57,22 @@ def test_fewer_layers_channels_and_a_low_rank(
     kept = replace(keep_all(teacher), heads=((0, 1, 2), (3,)), neurons=((0, 5), tuple(range(40))), layers=(0, 2))
     student = slice_encoder(teacher, replace(kept, hidden=tuple(range(0, 32, 2))))
     assert_same(factorise_words(student, 6, np.ones(len(teacher.tokenizer))), sentences, tmp_path)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_onnx_runtime_leaves_layer_normalization_as_it_is(
+    make_encoder: MakeEncoder, ragged: Kept, tmp_path: Path, int8: bool
+) -> None:
+    """Its own fusion, into SkipLayerNormalization, would put a scalar loop in place of a vectorised kernel."""
+    student = slice_encoder(make_encoder(), ragged)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    graph = build_graph(student, list_matrices(student) if int8 else []).SerializeToString()
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("LayerNormalization") == 1 + 2 * len(find_layers(student.transformer))
+    assert "SkipLayerNormalization" not in kinds
 
 
 def test_int8_keeps_each_column_within_half_a_step(teacher: Encoder) -> None:
