@@ -170,6 +170,8 @@ def look_ahead(grounds: Grounds, limits: Sequence[Limits], *, progress: str = ""
     for each in limits:
         solve(grid, frame, replace(each, ms=None), Losses({}), None)
     times = measure_times(grounds, frame) if any(each.ms is not None for each in limits) else None
+    for each in limits if times else ():  # trial cuts take minutes
+        solve(grid, frame, each, Losses({}), times)
     return Outlook(frame, grid, measure_losses(grounds, frame, least, progress), times)
 
 
