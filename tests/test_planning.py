@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -105,15 +106,22 @@ def test_trial_cuts_do_not_pile_up_in_memory(teacher: Encoder, pairs: Pairs, mon
     assert not any(alive)
 
 
+def time_layers(*, student: float = 1.0) -> Callable[..., list[float]]:
+    """Return the clock of a machine where a layer takes a millisecond and nothing else any time; a layer of a student
+    that is timed beside its teacher takes `student` of them."""
+
+    def run(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
+        factors = [1.0, student] if len(encoders) == 2 else [1.0] * len(encoders)
+        layers = [describe(encoder).whole.layers for encoder in encoders]
+        return [factor * count for factor, count in zip(factors, layers, strict=True)]
+
+    return run
+
+
 def test_milliseconds_are_measured_and_limited(
     make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine where a layer takes a millisecond and nothing else any time."""
-
-    def time_layers(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
-        return [float(describe(encoder).whole.layers) for encoder in encoders]
-
-    monkeypatch.setattr(planning, "time_encoders", time_layers)
+    monkeypatch.setattr(planning, "time_encoders", time_layers())
     teacher = make_encoder(layers=8, hidden=32, neurons=256)
     whole = make_plan(survey(teacher, pairs, ms=1e6))
     assert whole.sizes == describe(teacher).whole
@@ -126,14 +134,7 @@ def test_milliseconds_are_measured_and_limited(
 def test_a_plan_that_takes_longer_than_predicted_is_made_anew_under_a_lower_limit(
     make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine where a layer of a student takes 1.5 ms, though it took 1 ms while shapes were timed."""
-
-    def slow_down(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
-        factors = [1.0, 1.5] if len(encoders) == 2 else [1.0] * len(encoders)  # the teacher and what was cut from it
-        layers = [describe(encoder).whole.layers for encoder in encoders]
-        return [factor * count for factor, count in zip(factors, layers, strict=True)]
-
-    monkeypatch.setattr(planning, "time_encoders", slow_down)
+    monkeypatch.setattr(planning, "time_encoders", time_layers(student=1.5))
     teacher = make_encoder(layers=8, hidden=32, neurons=256)
     plan = make_plan(survey(teacher, pairs, ms=6.5))
     assert 1.5 * plan.sizes.layers <= 6.5 < 1.5 * (plan.sizes.layers + 1)
@@ -146,14 +147,7 @@ def test_a_plan_that_takes_longer_than_predicted_is_made_anew_under_a_lower_limi
 def test_a_plan_that_takes_less_than_predicted_is_made_anew_with_more_kept(
     make_encoder: MakeEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine where a layer of a student takes 0.5 ms, though it took 1 ms while shapes were timed."""
-
-    def speed_up(encoders: list[Encoder], sentences: list[str], *, runtime: str) -> list[float]:
-        factors = [1.0, 0.5] if len(encoders) == 2 else [1.0] * len(encoders)  # the teacher and what was cut from it
-        layers = [describe(encoder).whole.layers for encoder in encoders]
-        return [factor * count for factor, count in zip(factors, layers, strict=True)]
-
-    monkeypatch.setattr(planning, "time_encoders", speed_up)
+    monkeypatch.setattr(planning, "time_encoders", time_layers(student=0.5))
     teacher = make_encoder(layers=8, hidden=32, neurons=256)
     plan = make_plan(survey(teacher, pairs, ms=2.2))
     assert plan.ms == pytest.approx(0.5 * plan.sizes.layers) == 2.0

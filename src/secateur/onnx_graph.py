@@ -209,7 +209,7 @@ def add_and_normalise(
     """Write norm(hidden + change + bias); of a half layer without heads or neurons the bias is all there is.
 
     ONNX Runtime's fused operator for it, SkipLayerNormalization, takes four to eight times as long on a CPU as these
-    nodes: LayerNormalization alone has a vectorised kernel (since 1.31). The bias comes last, as a LayerNormalization
+    nodes: LayerNormalization alone has a vectorised kernel (of 1.31). The bias comes last, as a LayerNormalization
     right behind the sum of two states would be fused.
     """
     total = hidden if change is None else graph.add("Add", change, hidden)

@@ -41,7 +41,7 @@ from secateur.lowrank import factorise_words
 from secateur.machine import free_memory
 from secateur.modeling import find_layers
 from secateur.repair import repair
-from secateur.saliency import Saliency, add_up, measure_saliency, score_layers
+from secateur.saliency import Saliency, add_up, measure_saliency, score_layers, vector_loss
 from secateur.selection import Kept, choose_kept, compose, restrict, spread_layers
 from secateur.slicing import slice_encoder
 from secateur.students import draw_weights
@@ -378,7 +378,7 @@ def measure_losses(grounds: Grounds, frame: Frame, least: int, progress: str) ->
 def try_cut(grounds: Grounds, sizes: Sizes, expected: np.ndarray, sentences: int) -> float:
     """Return 1 - cosine to the teacher's vectors of the judged sentences, repaired on so many sentences."""
     student = shrink(grounds, sizes, rounds=1, sentences=sentences).repaired
-    return float(1 - (embed(student, grounds.judged, precision="auto") * expected).sum(axis=1).mean())
+    return vector_loss(student, grounds.judged, expected, precision="auto")
 
 
 def count_trial_sentences(encoder: Encoder) -> int:

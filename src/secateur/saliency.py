@@ -267,12 +267,24 @@ def score_layers(
         losses = {}
         for number in set(range(len(layers))) - set(removed):
             with skipped([layers[each] for each in (*removed, number)]):
-                vectors = embed(encoder, sentences, batch_size=batch_size, precision=precision)
-            losses[number] = float(1 - (vectors * expected).sum(axis=1).mean())
+                losses[number] = vector_loss(encoder, sentences, expected, batch_size=batch_size, precision=precision)
         least = min(losses, key=lambda number: (losses[number], number))
         removed.append(least)
         scores[least] = max(losses[least], scores.max().item()) + 1e-9 * len(removed)  # in the order of removal
     return scores
+
+
+def vector_loss(
+    encoder: Encoder,
+    sentences: Sequence[str],
+    expected: np.ndarray,
+    *,
+    batch_size: int = 64,
+    precision: str = "float32",
+) -> float:
+    """Return 1 - the mean cosine of an encoder's vectors to the unit vectors `expected` [sentences, D]."""
+    vectors = embed(encoder, sentences, batch_size=batch_size, precision=precision)
+    return float(1 - (vectors * expected).sum(axis=1).mean())
 
 
 @contextmanager
