@@ -1,12 +1,14 @@
 """Costs: the reference work's parameter counts on LaBSE-en-ru's exact shape, bytes, times."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import MakeEncoder
 from transformers import BertConfig, BertModel
 
-from secateur import config
+from secateur import config, cost
 from secateur.budget import describe, name_sizes
 from secateur.corpus import Pairs
 from secateur.cost import count_bytes, count_flops, count_parameters, time_encoders
@@ -48,6 +50,22 @@ def test_a_slower_encoder_takes_longer(make_encoder: MakeEncoder, sentences: lis
     slow, fast = make_encoder(layers=12), make_encoder(layers=1)
     first, second = time_encoders([slow, fast], sentences[:10], warmup=2)
     assert first > 2 * second > 0
+
+
+def test_an_encoder_is_timed_with_its_own_weights_in_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, last = [0.0], [""]
+
+    def serve(name: str, runtime: str) -> Callable[[str], None]:
+        def run(sentence: str) -> None:
+            now[0] += 1.0 if last[0] == name else 100.0  # which the other one has left no room for
+            last[0] = name
+
+        return run
+
+    monkeypatch.setattr(cost, "serve", serve)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert time_encoders(["one", "other"], ["a", "b", "c"]) == [1000.0, 1000.0]  # type: ignore[list-item]
+    assert now[0] > 200.0
 
 
 def test_flops_are_those_of_the_matrix_products(teacher: Encoder, ragged: Kept) -> None:

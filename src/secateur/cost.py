@@ -23,6 +23,7 @@ from secateur.inference import Encoder as SavedEncoder
 from secateur.machine import count_cores, read_memory
 
 BATCH = 32
+TURN = 5  # sentences, when encoders are timed in turn
 
 
 def count_parameters(encoder: Encoder) -> int:
@@ -41,16 +42,24 @@ def time_encoders(
     """Return each encoder's median milliseconds for one sentence, batch 1, tokenisation included.
 
     `runtime`: torch, or a backend of `secateur.Encoder`, with every matrix in float or in int8.
-    The encoders take turns on every sentence, so that a drift of the machine's speed meets all of them alike.
+    The encoders take turns on every few sentences, so that a drift of the machine's speed meets all of them alike. In
+    each turn the first sentence is run once more, untimed: the weights of a small encoder stay in the processor's
+    cache when it serves alone, whatever the encoders between its turns left there.
     """
     runs = [serve(encoder, runtime) for encoder in encoders]
     seconds: list[list[float]] = [[] for _ in encoders]
-    for sentence in [*sentences[:warmup], *sentences]:
-        for run, spent in zip(runs, seconds, strict=True):
-            started = time.perf_counter()
+    for run in runs:
+        for sentence in sentences[:warmup]:
             run(sentence)
-            spent.append(time.perf_counter() - started)
-    return [1000 * statistics.median(times[min(warmup, len(sentences)) :]) for times in seconds]
+    for start in range(0, len(sentences), TURN):
+        turn = sentences[start : start + TURN]
+        for run, spent in zip(runs, seconds, strict=True):
+            run(turn[0])
+            for sentence in turn:
+                started = time.perf_counter()
+                run(sentence)
+                spent.append(time.perf_counter() - started)
+    return [1000 * statistics.median(times) for times in seconds]
 
 
 def serve(encoder: Encoder, runtime: str) -> Callable[[str], object]:

@@ -63,9 +63,10 @@ TRIMMED_SENTENCES = 50_000  # of each language
 TRIAL_SENTENCES = (100, 500)  # at least and at most that a trial cut is repaired on: its loss is only compared
 TRIAL_WORK = 5.3e9  # such sentences times the parameters of layers: those of 500 at six layers 384 wide
 LAYER_SHARE = 0.4  # of as many sentences, that layers are scored on
-TIMED_SENTENCES = 60
-MARGIN = 0.05  # of a limit in milliseconds that is left free for the clock's scatter
-AGREEMENT = 0.1  # of a cut's milliseconds, that its prediction may be off
+TIMED_SENTENCES = 200
+TIMED_PASSES = 3  # over them, where a cut's milliseconds are held against a limit
+MARGIN = 0.08  # of a limit in milliseconds that is left free for the clock's scatter
+AGREEMENT = 0.05  # of a cut's milliseconds, that its prediction may be off
 ATTEMPTS = 5  # to keep a limit in milliseconds
 
 
@@ -194,7 +195,7 @@ def keep_time(grounds: Grounds, outlook: Outlook, limits: Limits) -> Plan:
         plan = replace(plan, ms=predicted)
         if plan.sizes not in timed:
             student = shrink(grounds, plan.sizes, rounds=1, sentences=0).repaired
-            teacher, spent = time_cut(grounds, [grounds.teacher, student])
+            teacher, spent = time_cut(grounds, [grounds.teacher, student], passes=TIMED_PASSES)
             timed[plan.sizes] = spent * whole / teacher  # a drift of the machine's speed
         spent = timed[plan.sizes]
         fits = spent <= limits.ms
@@ -433,8 +434,9 @@ def time_shapes(grounds: Grounds, shapes: Sequence[Sizes], frame: Frame) -> list
     return time_cut(grounds, [cut_blindly(grounds.teacher, sizes, frame) for sizes in shapes])
 
 
-def time_cut(grounds: Grounds, encoders: Sequence[Encoder]) -> list[float]:
-    return time_encoders(encoders, grounds.judged[:TIMED_SENTENCES], runtime=grounds.budget.runtime)
+def time_cut(grounds: Grounds, encoders: Sequence[Encoder], *, passes: int = 1) -> list[float]:
+    sentences = [*grounds.judged[:TIMED_SENTENCES]] * passes
+    return time_encoders(encoders, sentences, runtime=grounds.budget.runtime)
 
 
 def cut_blindly(teacher: Encoder, sizes: Sizes, frame: Frame) -> Encoder:
