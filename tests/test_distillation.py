@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from secateur import config
+from secateur import config, distillation
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.distillation import Distilled, LengthSampler, PairDataset, distill, find_checkpoint
+from secateur.distillation import (
+    Distilled,
+    LengthSampler,
+    PairDataset,
+    VectorModel,
+    distill,
+    find_checkpoint,
+    split_by_length,
+)
 from secateur.encoder import Encoder, embed
 from secateur.runs import rows_to_train
 from secateur.selection import Kept
@@ -181,6 +189,32 @@ def test_global_batches_do_not_depend_on_how_they_are_split() -> None:
     later.set_epoch(1)
     assert list(again) == order
     assert list(later) != order
+
+
+def test_a_batch_in_parts_gives_what_it_gives_whole(
+    student: Encoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = PairDataset(student, pairs, None, 16).collate(list(range(8)))
+    mask = batch["attention_mask"]
+    assert len(set(mask.sum(dim=1).tolist())) > 2
+    given = []
+    for pieces in (10_000, 20):
+        monkeypatch.setattr(distillation, "PART_PIECES", pieces)
+        student.model.zero_grad()
+        vectors, tokens = VectorModel(student)(batch["input_ids"], mask)
+        assert tokens.shape[:2] == mask.shape
+        (vectors[:, 0].sum() + tokens[mask.bool()].square().mean()).backward()
+        gradients = [weight.grad for weight in student.model.parameters() if weight.grad is not None]
+        given.append([vectors, tokens[mask.bool()], *(gradient.clone() for gradient in gradients)])
+    for whole, parts in zip(*given, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_hold_every_row_once_and_no_more_pieces_than_allowed() -> None:
+    lengths = torch.tensor([3, 9, 4, 9, 2, 30, 4])
+    parts = split_by_length(lengths, 18)
+    assert [longest for _, longest in parts] == [30, 9, 4]  # a row longer than a part is one by itself
+    assert [rows.tolist() for rows, _ in parts] == [[5], [1, 3], [2, 6, 0, 4]]
 
 
 def test_an_epoch_draws_rows_by_their_weights() -> None:

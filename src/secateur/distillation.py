@@ -213,8 +213,33 @@ class VectorModel(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        encoded: Encoded = encode(self.encoder, {"input_ids": input_ids, "attention_mask": attention_mask})
-        return encoded.vectors, encoded.tokens
+        whole = {"input_ids": input_ids, "attention_mask": attention_mask}
+        parts = split_by_length(attention_mask.sum(dim=1), PART_PIECES) if input_ids.device.type == "cpu" else []
+        if len(parts) < 2:
+            encoded = encode(self.encoder, whole)
+            return encoded.vectors, encoded.tokens
+        vectors, tokens = [], []
+        for rows, length in parts:
+            encoded = encode(self.encoder, {name: values[rows, :length] for name, values in whole.items()})
+            vectors.append(encoded.vectors)
+            tokens.append(nn.functional.pad(encoded.tokens, (0, 0, 0, input_ids.shape[1] - length)))
+        back = torch.argsort(torch.cat([rows for rows, _ in parts]))
+        return torch.cat(vectors)[back], torch.cat(tokens)[back]
+
+
+def split_by_length(lengths: Tensor, pieces: int) -> list[tuple[Tensor, int]]:
+    """Return (row numbers, their longest length), the longest rows first, of as many rows as `pieces` word pieces hold.
+
+    A batch has pairs of like length, but of a pair one side is longer: padded to one length, a sixth of it is padding.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts = []
+    while len(order):
+        longest = int(lengths[order[0]])
+        count = max(1, pieces // longest)
+        parts.append((order[:count], longest))
+        order = order[count:]
+    return parts
 
 
 class DistillationTrainer(Trainer):
@@ -353,6 +378,7 @@ class DistillationTrainer(Trainer):
         save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
 
 
+PART_PIECES = 2048  # of a batch that go through the student at once, on a CPU
 TRIM_EVERY = 50  # steps
 COLLATORS = 2  # processes that make batches while a GPU computes; on a CPU they would take its cores
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "annealing": "constant"}
