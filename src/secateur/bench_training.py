@@ -57,7 +57,7 @@ class Lesson:
 
 def prepare_lesson(shop: Workshop, device: str = "cpu") -> Lesson:
     texts = read_probe_texts(4_000).judged
-    count = 2 * shop.sizes.steps * shop.sizes.batch
+    count = shop.sizes.steps * shop.sizes.batch  # an epoch, of which every side is timed on its second
     en, ru = ([texts[(2 * row + side) % len(texts)] for row in range(count)] for side in (0, 1))
     teacher = shop.load(device)
     targets = embed_corpus(EncoderSource(teacher), [*en, *ru], shop.folder / "targets")
@@ -220,7 +220,7 @@ def compare_distillation(shop: Workshop, device: str = "cpu") -> list[Comparison
     }
     conditions = {
         "batch": f"{batch} pairs; the reference's 16",
-        "steps": f"{shop.sizes.steps} timed after as many",
+        "steps": f"{shop.sizes.steps}, an epoch, timed after as many",
         "dtype": f"{lesson.dtype}; the reference's float32",
         "dropout": f"{config.Distillation(steps=1).dropout}; {find_dropout(lesson.student)} where not said otherwise",
         "device": device,
@@ -243,8 +243,8 @@ def compare_matmul(shop: Workshop) -> list[Comparison]:
     one, other = torch.randn(width, width), torch.randn(width, width)
 
     def step() -> float:
-        # a step's FLOPs: three times a forward pass over its mean sentence, two sentences a pair
-        length = max(2, round(float(np.mean(data.lengths))))
+        # a step's FLOPs: three times a forward pass over its mean sentence without padding, two sentences a pair
+        length = max(2, round(float(np.mean([len(row) for row in data.pieces]))))
         flops = 3 * 2 * lesson.sizes.batch * count_flops(lesson.student, length)
         return train_ours(lesson, shop.folder / "ours", counts) / (flops / 1e9)
 

@@ -230,7 +230,7 @@ class VectorModel(nn.Module):
 def split_by_length(lengths: Tensor, pieces: int) -> list[tuple[Tensor, int]]:
     """Return (row numbers, their longest length), the longest rows first, of as many rows as `pieces` word pieces hold.
 
-    A batch has pairs of like length, but of a pair one side is longer: padded to one length, a sixth of it is padding.
+    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth of it is padding.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     parts = []
