@@ -30,7 +30,7 @@ from transformers.trainer_callback import ProgressCallback
 from secateur import config
 from secateur.config import InputError
 from secateur.corpus import Pairs
-from secateur.encoder import Encoded, Encoder, encode, pad_rows, pick_precision, replace_transformer, tokenize
+from secateur.encoder import Encoder, encode, pad_rows, pick_precision, replace_transformer, tokenize
 from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 from secateur.machine import trim_memory
 from secateur.targets import Targets
@@ -205,7 +205,7 @@ class LengthSampler(Sampler[int]):
 
 
 class VectorModel(nn.Module):
-    """What the Trainer wraps: padded inputs to unit vectors and last hidden states."""
+    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, on a CPU in parts of like length."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -230,7 +230,7 @@ class VectorModel(nn.Module):
 def split_by_length(lengths: Tensor, pieces: int) -> list[tuple[Tensor, int]]:
     """Return (row numbers, their longest length), the longest rows first, of as many rows as `pieces` word pieces hold.
 
-    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth of it is padding.
+    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth is padding.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     parts = []
