@@ -27,7 +27,7 @@ from secateur.corpus import Pairs
 from secateur.cost import count_parameters, time_encoders
 from secateur.encoder import load_encoder
 from secateur.modeling import find_layers, find_linear, head_size, layer_names
-from secateur.planning import MARGIN, Grounds, keep_time, look_ahead, shrink
+from secateur.planning import MARGIN, TIMED_PASSES, Grounds, keep_time, look_ahead, shrink
 from secateur.probe import FOLDER, read_parts
 from secateur.saliency import measure_saliency
 
@@ -179,7 +179,7 @@ def check_latency(model: str) -> dict[str, Any]:
     limits = [share * predicted for share in BUDGETS]
     plans = [keep_time(grounds, outlook, Limits(ms=limit * (1 - MARGIN))) for limit in limits]
     students = [shrink(grounds, plan.sizes, sentences=0).repaired for plan in plans]
-    measured = time_encoders([teacher, *students], others * 3)
+    measured = time_encoders([teacher, *students], others * TIMED_PASSES)
     rows = []
     for share, plan, ms in zip(BUDGETS, plans, measured[1:], strict=True):
         expected, found = (plan.ms or 0) / predicted, ms / measured[0]

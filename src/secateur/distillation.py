@@ -205,7 +205,7 @@ class LengthSampler(Sampler[int]):
 
 
 class VectorModel(nn.Module):
-    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, on a CPU in parts of like length."""
+    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, in parts on a CPU."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
