@@ -177,7 +177,7 @@ def check_latency(model: str) -> dict[str, Any]:
     assert outlook.times is not None, "milliseconds are limited"
     predicted = outlook.times.predict(outlook.frame.whole, outlook.frame)
     limits = [share * predicted for share in BUDGETS]
-    plans = [keep_time(grounds, outlook, Limits(ms=limit * (1 - MARGIN))) for limit in limits]
+    plans = [keep_time(grounds, outlook, Limits(ms=limit, free=MARGIN)) for limit in limits]
     students = [shrink(grounds, plan.sizes, sentences=0).repaired for plan in plans]
     measured = time_encoders([teacher, *students], others * TIMED_PASSES)
     rows = []

@@ -113,6 +113,9 @@ class Times:
 
     shares: tuple[float, ...]
 
+    def scale(self, factor: float) -> "Times":
+        return Times(tuple(factor * share for share in self.shares))
+
     def predict(self, sizes: Sizes, frame: Frame) -> float:
         return float(np.dot(work(columns([sizes]), frame)[0], self.shares))
 
@@ -162,15 +165,22 @@ class Losses:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a student may cost at the most; none: no limit."""
+    """What a student may cost at the most; none: no limit. A share of the milliseconds is left free, for what a clock
+    scatters."""
 
     params: int | None = None
     mb: float | None = None
     ms: float | None = None
+    free: float = 0.0
+
+    @property
+    def allowed_ms(self) -> float | None:
+        return self.ms and self.ms * (1 - self.free)
 
     def __str__(self) -> str:
         named = {"parameters": self.params, "MB": self.mb, "ms": self.ms}
-        return ", ".join(f"{value:,} {name}" for name, value in named.items() if value is not None)
+        said = ", ".join(f"{value:,} {name}" for name, value in named.items() if value is not None)
+        return f"{said} ({self.free:.0%} of it left free)" if self.ms is not None and self.free else said
 
 
 @dataclass(frozen=True)
@@ -309,8 +319,8 @@ def solve(grid: Grid, frame: Frame, limits: Limits, losses: Losses, times: Times
     if limits.mb is not None:
         feasible &= params * BYTES <= limits.mb * 1e6
     milliseconds = None if times is None else work(sizes, frame) @ np.array(times.shares)
-    if limits.ms is not None and milliseconds is not None:
-        feasible &= milliseconds <= limits.ms
+    if limits.allowed_ms is not None and milliseconds is not None:
+        feasible &= milliseconds <= limits.allowed_ms
     if not feasible.any():
         raise InputError(f"budget: {limits} cannot be reached; {name_smallest(params, milliseconds)}")
     whole = frame.whole

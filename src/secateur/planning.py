@@ -145,7 +145,7 @@ def set_limits(budget: config.Budget, teacher: Encoder) -> Limits:
     """Return what a budget lets a student of this teacher cost."""
     share = None if budget.share is None else int(budget.share * count_parameters(teacher))
     params = min((count for count in (share, budget.params) if count is not None), default=None)
-    return Limits(params, budget.mb, budget.ms and budget.ms * (1 - MARGIN))
+    return Limits(params, budget.mb, budget.ms, free=MARGIN)
 
 
 @dataclass(frozen=True)
@@ -183,25 +183,26 @@ def keep_time(grounds: Grounds, outlook: Outlook, limits: Limits) -> Plan:
     agree. Where they do not in ATTEMPTS, the best plan that kept the limit is returned with what it took. Raises
     InputError: no plan tried keeps it.
     """
-    if limits.ms is None or outlook.times is None:
+    allowed = limits.allowed_ms
+    if allowed is None or outlook.times is None:
         return outlook.solve(limits)
     whole = outlook.times.predict(outlook.frame.whole, outlook.frame)
     off = 1.0  # what sizes near the limit take, of what the table says they do
     timed: dict[Sizes, float] = {}
     kept = []
     for _ in range(ATTEMPTS):
-        plan = outlook.solve(replace(limits, ms=limits.ms / off))
-        predicted = off * outlook.times.predict(plan.sizes, outlook.frame)
-        plan = replace(plan, ms=predicted)
+        times = outlook.times.scale(off)
+        plan = replace(outlook, times=times).solve(limits)
+        predicted = times.predict(plan.sizes, outlook.frame)
         if plan.sizes not in timed:
             student = shrink(grounds, plan.sizes, rounds=1, sentences=0).repaired
             teacher, spent = time_cut(grounds, [grounds.teacher, student], passes=TIMED_PASSES)
             timed[plan.sizes] = spent * whole / teacher  # a drift of the machine's speed
         spent = timed[plan.sizes]
-        fits = spent <= limits.ms
+        fits = spent <= allowed
         if fits and abs(spent - predicted) <= AGREEMENT * spent:
             return plan
-        log.info("%.3f ms predicted, %.3f measured, %.3f allowed", predicted, spent, limits.ms)
+        log.info("%.3f ms predicted, %.3f measured, %.3f allowed", predicted, spent, allowed)
         if fits:
             kept.append(replace(plan, ms=spent))
         off *= spent / predicted if fits else max(spent / predicted, 1.02)
