@@ -20,9 +20,9 @@ from secateur.distillation import (
     VectorModel,
     distill,
     find_checkpoint,
-    split_by_length,
 )
 from secateur.encoder import Encoder, embed
+from secateur.padding import split_by_length
 from secateur.runs import rows_to_train
 from secateur.selection import Kept
 from secateur.slicing import slice_encoder
@@ -211,7 +211,7 @@ def test_a_batch_in_parts_gives_what_it_gives_whole(
 
 
 def test_parts_hold_every_row_once_and_no_more_pieces_than_allowed() -> None:
-    lengths = torch.tensor([3, 9, 4, 9, 2, 30, 4])
+    lengths = np.array([3, 9, 4, 9, 2, 30, 4])
     parts = split_by_length(lengths, 18)
     assert [longest for _, longest in parts] == [30, 9, 4]  # a row longer than a part is one by itself
     assert [rows.tolist() for rows, _ in parts] == [[5], [1, 3], [2, 6, 0, 4]]

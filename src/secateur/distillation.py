@@ -33,6 +33,7 @@ from secateur.corpus import Pairs
 from secateur.encoder import Encoder, encode, pad_rows, pick_precision, replace_transformer, tokenize
 from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 from secateur.machine import trim_memory
+from secateur.padding import split_by_length
 from secateur.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,10 @@ class LengthSampler(Sampler[int]):
 
 
 class VectorModel(nn.Module):
-    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, in parts on a CPU."""
+    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, in parts on a CPU.
+
+    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth is padding.
+    """
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -214,7 +218,8 @@ class VectorModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         whole = {"input_ids": input_ids, "attention_mask": attention_mask}
-        parts = split_by_length(attention_mask.sum(dim=1), PART_PIECES) if input_ids.device.type == "cpu" else []
+        on_cpu = input_ids.device.type == "cpu"
+        parts = split_by_length(attention_mask.sum(dim=1).numpy(), PART_PIECES) if on_cpu else []
         if len(parts) < 2:
             encoded = encode(self.encoder, whole)
             return encoded.vectors, encoded.tokens
@@ -223,23 +228,8 @@ class VectorModel(nn.Module):
             encoded = encode(self.encoder, {name: values[rows, :length] for name, values in whole.items()})
             vectors.append(encoded.vectors)
             tokens.append(nn.functional.pad(encoded.tokens, (0, 0, 0, input_ids.shape[1] - length)))
-        back = torch.argsort(torch.cat([rows for rows, _ in parts]))
+        back = np.argsort(np.concatenate([rows for rows, _ in parts]))
         return torch.cat(vectors)[back], torch.cat(tokens)[back]
-
-
-def split_by_length(lengths: Tensor, pieces: int) -> list[tuple[Tensor, int]]:
-    """Return (row numbers, their longest length), the longest rows first, of as many rows as `pieces` word pieces hold.
-
-    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth is padding.
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)
-    parts = []
-    while len(order):
-        longest = int(lengths[order[0]])
-        count = max(1, pieces // longest)
-        parts.append((order[:count], longest))
-        order = order[count:]
-    return parts
 
 
 class DistillationTrainer(Trainer):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from secateur.config import RUNTIMES, InputError, require
 from secateur.files import hash_file
 from secateur.machine import count_cores
-from secateur.padding import pad_rows
+from secateur.padding import pad_rows, split_by_length
 
 log = logging.getLogger(__name__)
 
@@ -136,14 +136,8 @@ def run_rows(
     run: "Run", rows: Sequence[Sequence[int]], pad_id: int, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (row numbers, vectors), the longest rows first, as many at a time as `batch_tokens` word pieces hold."""
-    lengths = np.array([len(row) for row in rows])
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        count = max(1, batch_tokens // int(lengths[order[start]]))
-        where = order[start : start + count]
+    for where, _ in split_by_length(np.array([len(row) for row in rows]), batch_tokens):
         yield where, run(*pad_rows([rows[row] for row in where], pad_id))
-        start += count
 
 
 Loaded = tuple[Tokenizer, int, int, int, Run]  # tokenizer, its padding, longest input, dimension, what runs a batch

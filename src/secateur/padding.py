@@ -1,4 +1,5 @@
-"""Word pieces of sentences side by side: rows of one length, and which of their places hold a piece."""
+"""Word pieces of sentences side by side: rows of one length, which of their places hold a piece, and which rows go
+together."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,3 +14,15 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, count=int(lengths.sum()))
     return ids, mask.astype(np.int64)
+
+
+def split_by_length(lengths: np.ndarray, pieces: int) -> list[tuple[np.ndarray, int]]:
+    """Return (row numbers, their longest length), the longest first, of as many rows as `pieces` word pieces hold."""
+    order = np.argsort(-lengths, kind="stable")
+    parts = []
+    while len(order):
+        longest = int(lengths[order[0]])
+        count = max(1, pieces // longest)
+        parts.append((order[:count], longest))
+        order = order[count:]
+    return parts
