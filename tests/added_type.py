@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModel as StockAutoModel
 
-from secateur.modeling import count_heads, count_neurons, fill_model, head_size, resize_config
+from secateur.encoders.modeling import count_heads, count_neurons, head_size
+from secateur.encoders.surgery import fill_model, resize_config
 
 torch.manual_seed(0)
 shape = Data2VecTextConfig(  # noqa: F821 (the guide imports it)

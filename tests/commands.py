@@ -11,12 +11,13 @@ from typing import Any
 
 from conftest import SENTENCES
 
-from secateur.encoder import Encoder, save_encoder
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.saving import save_encoder
 
 QUIET: dict[str, Any] = {"validation": {"pairs": 16}, "encodechka": {"tasks": []}, "tracking": {"to": "none"}}
 
 
-def put_teacher_and_pairs(folder: Path, teacher: Encoder) -> None:
+def put_teacher_and_pairs(folder: Path, teacher: TorchEncoder) -> None:
     """Write what a toy recipe names: `teacher`, a model folder, and `pairs.tsv`."""
     save_encoder(teacher, folder / "teacher")
     rows = [f"{en}\t{ru}" for en, ru in SENTENCES]

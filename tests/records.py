@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from conftest import SENTENCES
 
-from secateur.budget import Plan, Sizes
-from secateur.config import build_run, dump_run
-from secateur.drift import Drift, save_drift
-from secateur.files import write_json
-from secateur.leaderboard import SENTENCE_TASKS, Scores, dump_scores
-from secateur.runs import save_draws
-from secateur.saliency import Saliency, save_saliency
-from secateur.selection import Kept
-from secateur.validation import Comparison
+from secateur.config.reading import build_recipe, dump_recipe
+from secateur.data.files import write_json
+from secateur.evaluation.drift import Drift, save_drift
+from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores, dump_scores
+from secateur.evaluation.validation import Comparison
+from secateur.pruning.predictions import Plan
+from secateur.pruning.scores import Saliency, save_saliency
+from secateur.pruning.selection import Kept
+from secateur.pruning.sizes import Sizes
+from secateur.runs.bookkeeping import save_draws
 
 RECIPE: dict[str, Any] = {
     "teacher": {"model": "models/great-teacher"},
@@ -35,7 +36,7 @@ def write_record(runs: Path, name: str, *, ended: bool = True, seed: int = 0, **
     """Write the record of a run that has ended, or of one in the middle of distillation; return its folder."""
     folder = runs / name
     generator = np.random.default_rng(seed)
-    write_json(folder / "recipe.json", dump_run(build_run(RECIPE | {"name": name} | changes, origin="toy")))
+    write_json(folder / "recipe.json", dump_recipe(build_recipe(RECIPE | {"name": name} | changes, origin="toy")))
     write_start(folder, generator)
     lines: list[dict[str, Any]] = [
         {"step": 0, "validation/cosine": 0.9, "validation/en_ru": 0.8, "validation/ru_en": 0.8}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.bench import CHECKS, ROWS, main, measure
-from secateur.comparisons import Comparison
+from secateur.bench.__main__ import CHECKS, ROWS, main, measure
+from secateur.bench.comparisons import Comparison
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -24,7 +24,7 @@ def test_a_row_runs_or_says_why_it_does_not(
     monkeypatch.setattr(
         "sys.argv", ["bench", "--toy", "--rounds", "1", "--model", model, "--rows", name, "--out", str(out)]
     )
-    monkeypatch.setattr("secateur.bench.measure_peak", lambda model, side: 1)  # in processes of its own
+    monkeypatch.setattr("secateur.bench.__main__.measure_peak", lambda model, side: 1)  # in processes of its own
     main()
     rows = json.loads(out.read_text())["rows"][name]
     assert rows

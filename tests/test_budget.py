@@ -7,31 +7,17 @@ import numpy as np
 import pytest
 from conftest import MakeEncoder, keep_all
 
-from secateur.budget import (
-    Frame,
-    Grid,
-    Limits,
-    Losses,
-    Sizes,
-    Times,
-    columns,
-    count_parameters,
-    describe,
-    fit_times,
-    kept_fractions,
-    make_grid,
-    predict,
-    solve,
-    work,
-)
-from secateur.config import InputError
-from secateur.cost import count_parameters as count_real
-from secateur.encoder import Encoder
-from secateur.lowrank import factorise_words
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.config.errors import InputError
+from secateur.encoders.cost import count_parameters as count_real
+from secateur.encoders.encoder import TorchEncoder
+from secateur.pruning.budget import Grid, make_grid, solve
+from secateur.pruning.lowrank import factorise_words
+from secateur.pruning.predictions import Limits, Losses, Times, fit_times, predict, work
+from secateur.pruning.selection import Kept
+from secateur.pruning.sizes import EncoderShape, Sizes, columns, count_parameters, describe, kept_fractions
+from secateur.pruning.slicing import slice_encoder
 
-FRAME = Frame(Sizes(4, 16, 64, 32, 200, None), head_size=8, positions=80, types=2, output=32, has_pooler=False)
+FRAME = EncoderShape(Sizes(4, 16, 64, 32, 200, None), head_size=8, positions=80, types=2, output=32, has_pooler=False)
 LOSSES = Losses(
     {
         "layers": {0.5: 0.2, 0.25: 0.5},
@@ -48,8 +34,8 @@ LOSSES = Losses(
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_parameters_are_counted_exactly_for_every_cut(make_encoder: MakeEncoder, family: str, pooling: str) -> None:
     teacher = make_encoder(family, pooling=pooling)
-    frame = describe(teacher)
-    assert frame.whole == Sizes(3, 12, 144, 32, len(teacher.tokenizer), None)
+    shape = describe(teacher)
+    assert shape.whole == Sizes(3, 12, 144, 32, len(teacher.tokenizer), None)
     whole = keep_all(teacher)
     cuts = [
         whole,
@@ -62,9 +48,9 @@ def test_parameters_are_counted_exactly_for_every_cut(make_encoder: MakeEncoder,
         hidden = 32 if kept.hidden is None else len(kept.hidden)
         heads, neurons = (sum(map(len, each)) for each in (kept.heads, kept.neurons))
         sizes = Sizes(len(kept.heads), heads, neurons, hidden, len(teacher.tokenizer), None)
-        assert count_parameters(sizes, frame) == count_real(student)
+        assert count_parameters(sizes, shape) == count_real(student)
         narrow = factorise_words(student, 5, np.ones(sizes.pieces))
-        assert count_parameters(replace(sizes, rank=5), frame) == count_real(narrow)
+        assert count_parameters(replace(sizes, rank=5), shape) == count_real(narrow)
         assert describe(narrow).whole == replace(sizes, rank=5)
 
 
@@ -75,12 +61,12 @@ def test_times_are_recovered_from_exact_measurements_and_never_negative() -> Non
         Sizes(*(int(generator.integers(1, top)) for top in (13, 144, 36_864, 768, 50_000)), rank=int(rank) or None)
         for rank in generator.integers(0, 200, 40)
     ]
-    frame = replace(FRAME, whole=Sizes(12, 144, 36_864, 768, 50_000, None), head_size=64)
-    found = fit_times({sizes: true.predict(sizes, frame) for sizes in some}, frame)
+    shape = replace(FRAME, whole=Sizes(12, 144, 36_864, 768, 50_000, None), head_size=64)
+    found = fit_times({sizes: true.predict(sizes, shape) for sizes in some}, shape)
     assert found.shares == pytest.approx(true.shares, abs=1e-6)
-    noisy = {sizes: true.predict(sizes, frame) * generator.uniform(0.8, 1.2) for sizes in some}
-    assert min(fit_times(noisy, frame).shares) >= 0
-    assert work(columns(some), frame).shape == (40, 8)
+    noisy = {sizes: true.predict(sizes, shape) * generator.uniform(0.8, 1.2) for sizes in some}
+    assert min(fit_times(noisy, shape).shares) >= 0
+    assert work(columns(some), shape).shape == (40, 8)
 
 
 def test_a_curve_goes_through_its_points_and_never_gains_by_keeping_less() -> None:
@@ -156,6 +142,6 @@ def test_fractions_of_heads_and_neurons_are_those_of_the_kept_layers() -> None:
     assert kept == {"layers": 0.5, "heads": 0.5, "neurons": 1.0, "hidden": 0.5, "pieces": 0.25, "rank": 0.25}
 
 
-def test_an_encoder_is_described_by_its_weights(teacher: Encoder, ragged: Kept) -> None:
-    frame = describe(slice_encoder(teacher, ragged))
-    assert (frame.whole.heads, frame.whole.neurons, frame.head_size, frame.output) == (5, 21, 8, 32)
+def test_an_encoder_is_described_by_its_weights(teacher: TorchEncoder, ragged: Kept) -> None:
+    shape = describe(slice_encoder(teacher, ragged))
+    assert (shape.whole.heads, shape.whole.neurons, shape.head_size, shape.output) == (5, 21, 8, 32)

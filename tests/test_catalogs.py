@@ -11,10 +11,12 @@ from pathlib import Path
 import polib
 import pytest
 
-from secateur import catalogs, config
-from secateur.catalogs import align_paragraphs, extract_pairs, read_catalogs, strip_markup
-from secateur.config import InputError, Wheel
-from secateur.corpus import load_corpus
+from secateur.config.corpus import CorpusSettings
+from secateur.config.errors import InputError
+from secateur.config.teacher import Wheel
+from secateur.data import catalogs
+from secateur.data.catalogs import align_paragraphs, extract_pairs, read_catalogs, strip_markup
+from secateur.data.corpus import load_corpus
 
 PO = """
 msgid ""
@@ -213,7 +215,7 @@ def test_corpus_names_catalogs_by_their_wheels_and_may_cap_one_that_is_missing(
     entries = [f'msgid "Count the {en} {key}"\nmsgstr "Посчитать {ru} {key}"\n' for en, ru, key in animals]
     wheel = build_wheel(tmp_path, "farm", {"ru.po": "\n".join(entries)})
     monkeypatch.setattr(catalogs, "fetch_wheel", fetch_from(tmp_path))
-    settings = config.Corpus(
+    settings = CorpusSettings(
         catalogs=(wheel, Wheel("absent", "2.0", "0" * 64)), held_out=0.2, max_per_source={"absent": 5, "farm": 40}
     )
 

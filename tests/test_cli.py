@@ -17,12 +17,13 @@ from conftest import SENTENCES
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from secateur import config
-from secateur.benchmark_data import DownloadError
-from secateur.catalogs import find_kept
 from secateur.cli import default_cache, main
-from secateur.encoder import Encoder, save_encoder
-from secateur.files import write_json
+from secateur.config.teacher import Wheel
+from secateur.data.catalogs import find_kept
+from secateur.data.files import write_json
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.saving import save_encoder
+from secateur.evaluation.benchmark_data import DownloadError
 
 GOOD: dict[str, Any] = {
     "teacher": {"model": "teacher"},
@@ -38,7 +39,7 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, teacher: Encoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_encoder(teacher, tmp_path / "teacher")
     (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
     (tmp_path / "run.yaml").write_text(json.dumps(GOOD), encoding="utf-8")
@@ -158,7 +159,7 @@ def test_pairs_may_be_compressed(place: Path) -> None:
 
 
 def test_pairs_may_be_a_list_of_catalogs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wheel = config.Wheel("toy", "1.0", "0" * 64)
+    wheel = Wheel("toy", "1.0", "0" * 64)
     write_json(place / "catalogs.yaml", {"wheels": [asdict(wheel)]})
     write_json(find_kept(wheel, default_cache()), SENTENCES)
     words = ["prune", "teacher", "--keep-neurons", "0.5", "--held-out", "0.3", "--out", "small", "--pairs"]
@@ -229,7 +230,7 @@ def test_a_full_disk_is_one_line(
     def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("secateur.train.save_encoder", no_space)
+    monkeypatch.setattr("secateur.runs.prune.save_encoder", no_space)
     assert "the disk is full: somewhere" in refuse(capsys, "train", "run.yaml")
 
 
@@ -262,7 +263,7 @@ def test_infer_without_data_shows_what_the_run_kept(
     def unreachable(*_: object) -> Path:
         raise DownloadError("no such host")
 
-    monkeypatch.setattr("secateur.infer.find_data", unreachable)
+    monkeypatch.setattr("secateur.runs.infer.find_data", unreachable)
     assert main(["train", "run.yaml"]) == 0
     table = capsys.readouterr().out.strip()
     assert main(["infer", "--runs", "."]) == 0

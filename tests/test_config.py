@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from secateur.config import InputError, Run, build_experiment, dump_run, load_run
+from secateur.config.errors import InputError
+from secateur.config.reading import build_pruning_recipe, dump_recipe, load_recipe
+from secateur.config.recipe import Recipe
 
 RECIPE = """
 teacher: {model: models/toy}
@@ -26,30 +28,30 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_recipe_is_named_after_its_file_and_filled_with_defaults(recipe: Path) -> None:
-    experiment = load_run(recipe)
-    assert experiment.name == "toy"
-    assert experiment.corpus.files == ("pairs.tsv", ("en.txt", "ru.txt"))
-    assert experiment.saliency.criterion == "both"
-    assert experiment.budget.ranking == "global"
-    assert experiment.seed == 0
+    loaded = load_recipe(recipe)
+    assert loaded.name == "toy"
+    assert loaded.corpus.files == ("pairs.tsv", ("en.txt", "ru.txt"))
+    assert loaded.saliency.criterion == "both"
+    assert loaded.budget.ranking == "global"
+    assert loaded.seed == 0
 
 
 def test_three_e_minus_five_is_a_number(recipe: Path) -> None:
-    assert load_run(recipe).distillation.learning_rate == 3e-5
-    assert load_run(recipe, ["distillation.learning_rate=1e-4"]).distillation.learning_rate == 1e-4
+    assert load_recipe(recipe).distillation.learning_rate == 3e-5
+    assert load_recipe(recipe, ["distillation.learning_rate=1e-4"]).distillation.learning_rate == 1e-4
 
 
 def test_no_is_text(recipe: Path) -> None:
     override = "corpus.datasets=[{name: opus, en: en, ru: no}]"
-    assert load_run(recipe, [override]).corpus.datasets[0].ru == "no"
+    assert load_recipe(recipe, [override]).corpus.datasets[0].ru == "no"
 
 
 def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
     overrides = ["budget.heads=0.25", "name=other", "corpus.files=[a.tsv]", "budget.heads=0.75", "seed=3"]
-    experiment = load_run(recipe, overrides)
-    assert (experiment.budget.heads, experiment.budget.neurons) == (0.75, 0.5)
-    assert (experiment.name, experiment.corpus.files, experiment.seed) == ("other", ("a.tsv",), 3)
-    assert load_run(recipe, ["validation.pairs=9"]).validation.pairs == 9  # a stage the recipe leaves out
+    loaded = load_recipe(recipe, overrides)
+    assert (loaded.budget.heads, loaded.budget.neurons) == (0.75, 0.5)
+    assert (loaded.name, loaded.corpus.files, loaded.seed) == ("other", ("a.tsv",), 3)
+    assert load_recipe(recipe, ["validation.pairs=9"]).validation.pairs == 9  # a stage the loaded leaves out
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
         ("bugdet.heads=0.5", "bugdet: is not a known key"),
         ("teacher=null", "teacher: .*, not null"),
         ("budget.gradual_steps=20", "budget: gradual_steps: .*needs more than one"),
-        ("budget={heads: 0.5, rounds: 2, gradual_steps: 20, weights: random}", "budget: weights: random ones"),
+        ("budget={heads: 0.5, rounds: 2, gradual_steps: 20, initialization: random}", "budget: initialization: random"),
         ("teacher={pooling: cls}", "teacher.model: is missing"),
         ("saliency.pairs=many", 'saliency.pairs: .*, not "many"'),
         ("saliency.pairs=0", "saliency.pairs: .*greater than 0, not 0"),
@@ -84,14 +86,14 @@ def test_overrides_set_one_key_and_the_last_one_counts(recipe: Path) -> None:
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_in_one_line(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_run(recipe, [override])
+        load_recipe(recipe, [override])
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("budget", "#"), encoding="utf-8")
     with pytest.raises(InputError, match=f"{recipe}: budget: is missing"):
-        load_run(recipe)
+        load_recipe(recipe)
 
 
 @pytest.mark.parametrize(
@@ -107,31 +109,31 @@ def test_a_missing_stage_is_named_with_its_file(recipe: Path) -> None:
 def test_a_file_that_is_no_recipe_is_named_in_one_line(recipe: Path, content: bytes, message: str) -> None:
     recipe.write_bytes(content)
     with pytest.raises(InputError, match=f"{recipe}: {message}") as caught:
-        load_run(recipe)
+        load_recipe(recipe)
     assert "\n" not in str(caught.value)
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
-        load_run(tmp_path / "none.yaml")
+        load_recipe(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="a folder, not a recipe"):
-        load_run(tmp_path)
+        load_recipe(tmp_path)
 
 
 def test_a_resolved_recipe_reads_back_equal(recipe: Path) -> None:
-    experiment = load_run(recipe)
-    plain = json.loads(json.dumps(dump_run(experiment)))
-    assert build_experiment(plain, origin="recipe.json") == experiment
+    loaded = load_recipe(recipe)
+    plain = json.loads(json.dumps(dump_recipe(loaded)))
+    assert build_pruning_recipe(plain, origin="loaded.json") == loaded
 
 
 def test_a_recipe_cannot_be_changed_once_read(recipe: Path) -> None:
     with pytest.raises(AttributeError):
-        load_run(recipe).seed = 1  # type: ignore[misc]
+        load_recipe(recipe).seed = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_is_valid(path: Path) -> None:
-    assert isinstance(load_run(path), Run)
+    assert isinstance(load_recipe(path), Recipe)
 
 
 def test_catalogs_may_be_a_list_in_a_file_beside_the_recipe(recipe: Path) -> None:
@@ -139,10 +141,10 @@ def test_catalogs_may_be_a_list_in_a_file_beside_the_recipe(recipe: Path) -> Non
     override = ["corpus.catalogs=lists/two.yaml"]
     path = recipe.parent / "lists" / "two.yaml"
     with pytest.raises(InputError, match=r"two\.yaml: no such list of catalogs"):
-        load_run(recipe, override)
+        load_recipe(recipe, override)
     path.parent.mkdir()
     path.write_text(json.dumps({"wheels": [wheel, {**wheel, "name": "lily"}]}))
-    assert [catalog.name for catalog in load_run(recipe, override).corpus.catalogs] == ["rose", "lily"]
+    assert [catalog.name for catalog in load_recipe(recipe, override).corpus.catalogs] == ["rose", "lily"]
     path.write_text(json.dumps({"wheel": []}))
     with pytest.raises(InputError, match="has the key wheels and no other"):
-        load_run(recipe, override)
+        load_recipe(recipe, override)

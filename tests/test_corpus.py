@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from secateur import config
-from secateur.config import InputError
-from secateur.corpus import Pairs, ParallelCorpus, find_flaw, key_row, load_corpus, normalise
-from secateur.sources import FREQUENT, Row
+from secateur.config.corpus import CorpusSettings, DatasetSettings
+from secateur.config.errors import InputError
+from secateur.data.cleaning import find_flaw, key_row, comparison_key
+from secateur.data.corpus import load_corpus
+from secateur.data.pairs import Pairs, ParallelCorpus
+from secateur.data.sources import FREQUENT, Row
 
 ANIMALS = {"cat": "кот", "dog": "пёс", "fox": "лис", "hen": "кура", "cow": "бык", "owl": "филин", "elk": "лось"}
 PLACES = {"house": "доме", "garden": "саду", "forest": "лесу", "river": "реке", "field": "поле", "city": "городе"}
@@ -30,7 +32,7 @@ def write_table(path: Path, rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def load(folder: Path, *files: str | tuple[str, str], **keys: object) -> ParallelCorpus:
-    return load_corpus(config.Corpus(files=files, **{"held_out": 0.2, **keys}), folder / "cache")  # type: ignore[arg-type]
+    return load_corpus(CorpusSettings(files=files, **{"held_out": 0.2, **keys}), folder / "cache")  # type: ignore[arg-type]
 
 
 def rows_of(pairs: Pairs) -> list[tuple[str, str]]:
@@ -139,9 +141,9 @@ def test_dataset_folder_is_read_by_dotted_columns_up_to_its_limit(
     folder.mkdir()
     lines = [json.dumps({"id": n, "translation": {"en": en, "ru": ru}}) for n, (en, ru) in enumerate(PAIRS)]
     (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    dataset = config.Dataset(str(folder), en="translation.en", ru="translation.ru", streaming=streaming, limit=30)
+    dataset = DatasetSettings(str(folder), en="translation.en", ru="translation.ru", streaming=streaming, limit=30)
 
-    corpus = load_corpus(config.Corpus(datasets=(dataset,), held_out=0.2), tmp_path / "cache")
+    corpus = load_corpus(CorpusSettings(datasets=(dataset,), held_out=0.2), tmp_path / "cache")
 
     assert everything(corpus) == set(PAIRS[:30])
 
@@ -151,9 +153,9 @@ def test_missing_dataset_and_missing_column_are_named_with_the_columns_there_are
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"english": "A cat.", "russian": "Кот."}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"no column en; there are english, russian"):
-        load(tmp_path, datasets=(config.Dataset(str(folder), en="en", ru="russian"),))
+        load(tmp_path, datasets=(DatasetSettings(str(folder), en="en", ru="russian"),))
     with pytest.raises(InputError, match=r"dataset .*nowhere, split train: "):
-        load(tmp_path, datasets=(config.Dataset(str(tmp_path / "nowhere"), en="en", ru="ru"),))
+        load(tmp_path, datasets=(DatasetSettings(str(tmp_path / "nowhere"), en="en", ru="ru"),))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_flaws_of_a_pair(en: str, ru: str, flaw: str | None) -> None:
 
 
 def test_key_ignores_case_punctuation_white_space_and_compatibility_forms() -> None:
-    assert normalise("The  ﬁle, saved!") == normalise("the file SAVED") == "the file saved"
+    assert comparison_key("The  ﬁle, saved!") == comparison_key("the file SAVED") == "the file saved"
 
 
 def test_words_are_what_is_left_in_the_key() -> None:
@@ -213,7 +215,7 @@ def test_no_sentence_is_on_both_sides(tmp_path: Path) -> None:
 
     for side in ("en", "ru"):
         train, held_out = (
-            {normalise(text) for text in getattr(part, side)} for part in (corpus.train, corpus.held_out)
+            {comparison_key(text) for text in getattr(part, side)} for part in (corpus.train, corpus.held_out)
         )
         assert not train & held_out
         assert len(held_out) == len(corpus.held_out), "a sentence is in the pool twice"

@@ -8,27 +8,31 @@ import pytest
 from conftest import MakeEncoder
 from transformers import BertConfig, BertModel
 
-from secateur import config, cost
-from secateur.budget import describe, name_sizes
-from secateur.corpus import Pairs
-from secateur.cost import count_bytes, count_flops, count_parameters, time_encoders
-from secateur.encoder import Encoder, replace_transformer, save_encoder
-from secateur.modeling import count_heads, count_neurons
-from secateur.saliency import measure_saliency
-from secateur.selection import Kept, choose_kept
-from secateur.slicing import slice_encoder
+from secateur.config.pruning import BudgetSettings, SaliencySettings
+from secateur.data.pairs import Pairs
+from secateur.encoders import cost
+from secateur.encoders.cost import count_bytes, count_flops, count_parameters, time_encoders
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.modeling import count_heads, count_neurons
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.surgery import replace_transformer
+from secateur.pruning.budget import name_sizes
+from secateur.pruning.saliency import measure_saliency
+from secateur.pruning.selection import Kept, choose_kept
+from secateur.pruning.sizes import describe
+from secateur.pruning.slicing import slice_encoder
 
 
 @pytest.fixture
-def labse(make_encoder: MakeEncoder) -> Encoder:
+def labse(make_encoder: MakeEncoder) -> TorchEncoder:
     """Random weights in LaBSE-en-ru's shape: 55,083 word pieces, 12 layers x 12 heads, 768 wide, pooler used."""
     return replace_transformer(make_encoder(pooling="pooler"), BertModel(BertConfig(vocab_size=55_083)))
 
 
-def test_half_of_labse_en_ru_is_the_reference_works_size(labse: Encoder, pairs: Pairs) -> None:
+def test_half_of_labse_en_ru_is_the_reference_works_size(labse: TorchEncoder, pairs: Pairs) -> None:
     assert round(count_parameters(labse) / 1e6, 1) == 128.3
-    saliency = measure_saliency(labse, pairs, config.Saliency(pairs=1, criterion="random"), seed=0)
-    budget = config.Budget(heads=0.5, neurons=0.5)
+    saliency = measure_saliency(labse, pairs, SaliencySettings(pairs=1, criterion="random"), seed=0)
+    budget = BudgetSettings(heads=0.5, neurons=0.5)
     kept = choose_kept(saliency, name_sizes(budget, describe(labse)), range(12), budget)
     student = slice_encoder(labse, kept)
     assert len(set(map(len, kept.heads))) > 1  # ragged
@@ -38,7 +42,7 @@ def test_half_of_labse_en_ru_is_the_reference_works_size(labse: Encoder, pairs: 
     assert count_bytes(student) == 4 * count_parameters(student)
 
 
-def test_bytes_are_those_of_the_saved_weights(teacher: Encoder, ragged: Kept, tmp_path: Path) -> None:
+def test_bytes_are_those_of_the_saved_weights(teacher: TorchEncoder, ragged: Kept, tmp_path: Path) -> None:
     student = slice_encoder(teacher, ragged)
     save_encoder(student, tmp_path / "student")
     size = (tmp_path / "student" / "model.safetensors").stat().st_size
@@ -68,7 +72,7 @@ def test_an_encoder_is_timed_with_its_own_weights_in_cache(monkeypatch: pytest.M
     assert now[0] > 200.0
 
 
-def test_flops_are_those_of_the_matrix_products(teacher: Encoder, ragged: Kept) -> None:
+def test_flops_are_those_of_the_matrix_products(teacher: TorchEncoder, ragged: Kept) -> None:
     length, hidden, neurons, layers = 10, 32, 48, 3
     projections = 2 * length * 4 * hidden * hidden
     products = 2 * 2 * length * length * hidden  # queries with keys, weights with values

@@ -14,7 +14,7 @@ from conftest import SENTENCES
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 
-from secateur.encoder import Encoder, embed
+from secateur.encoders.encoder import TorchEncoder, embed
 
 RECIPE: dict[str, Any] = {
     "teacher": {"model": "teacher"},
@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path, teacher: Encoder) -> Path:
+def bench(tmp_path: Path, teacher: TorchEncoder) -> Path:
     """A folder with a toy teacher of 32 dimensions, a corpus, and recipes for a student of 24."""
     put_teacher_and_pairs(tmp_path, teacher)
     write_recipe(tmp_path, "toy")
@@ -72,7 +72,7 @@ def test_a_student_saved_as_float16_is_the_one_that_was_scored_and_loads_in_floa
     assert "student" in done.stdout
 
 
-def test_vectors_from_elsewhere_teach_what_the_encoder_itself_teaches(bench: Path, teacher: Encoder) -> None:
+def test_vectors_from_elsewhere_teach_what_the_encoder_itself_teaches(bench: Path, teacher: TorchEncoder) -> None:
     sentences = [sentence for pair in SENTENCES for sentence in pair]
     np.save(bench / "vectors.npy", embed(teacher, sentences))
     (bench / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")

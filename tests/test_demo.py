@@ -10,10 +10,11 @@ import pytest
 from browser import PHONE, open_page
 from conftest import MakeEncoder
 
-from secateur import cli, demo
-from secateur.config import InputError
-from secateur.demo import Contender, PageError, compare_sentences, find_neighbours, list_sentences, read_list
-from secateur.encoder import embed
+from secateur import cli
+from secateur.config.errors import InputError
+from secateur.encoders.encoder import embed
+from secateur.reports import demo
+from secateur.reports.demo import Contender, PageError, compare_sentences, find_neighbours, list_sentences, read_list
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="Gradio is not installed: secateur[demo]")
 TEXT = "The cat sleeps.\n\nКошка спит.\n <b>bold</b>\n"

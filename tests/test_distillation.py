@@ -10,26 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from secateur import config, distillation
-from secateur.config import InputError
-from secateur.corpus import Pairs
-from secateur.distillation import (
-    Distilled,
-    LengthSampler,
-    PairDataset,
-    VectorModel,
-    distill,
-    find_checkpoint,
-)
-from secateur.encoder import Encoder, embed
-from secateur.padding import split_by_length
-from secateur.runs import rows_to_train
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
-from secateur.targets import Targets, embed_corpus
-from secateur.teachers import EncoderSource
+from secateur.config.distillation import DistillationSettings
+from secateur.config.errors import InputError
+from secateur.data.pairs import Pairs
+from secateur.distillation import trainer
+from secateur.distillation.batches import LengthSampler, PairDataset
+from secateur.distillation.distillation import Distilled, distill, find_checkpoint
+from secateur.distillation.targets import Targets, embed_corpus
+from secateur.distillation.teachers import EncoderSource
+from secateur.distillation.trainer import VectorModel
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.padding import split_by_length
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
+from secateur.runs.bookkeeping import rows_to_train
 
-SETTINGS = config.Distillation(
+SETTINGS = DistillationSettings(
     steps=20, batch_size=8, learning_rate=1e-3, w_similarity=0.1, w_output=1.0, evaluate_every=10, schedule="constant"
 )
 
@@ -48,27 +44,27 @@ class Curve:
 
 
 @pytest.fixture
-def student(teacher: Encoder, ragged: Kept) -> Encoder:
+def student(teacher: TorchEncoder, ragged: Kept) -> TorchEncoder:
     return slice_encoder(teacher, ragged)
 
 
 @pytest.fixture
-def targets(teacher: Encoder, pairs: Pairs, tmp_path: Path) -> Targets:
+def targets(teacher: TorchEncoder, pairs: Pairs, tmp_path: Path) -> Targets:
     return embed_corpus(EncoderSource(teacher), [*pairs.en, *pairs.ru], tmp_path / "targets")
 
 
 @pytest.fixture
-def judge(teacher: Encoder, pairs: Pairs) -> Callable[[Encoder], dict[str, float]]:
+def judge(teacher: TorchEncoder, pairs: Pairs) -> Callable[[TorchEncoder], dict[str, float]]:
     wanted = embed(teacher, pairs.en)
     return lambda encoder: {"cosine": float((embed(encoder, pairs.en) * wanted).sum(axis=1).mean())}
 
 
 @pytest.fixture
 def run(
-    teacher: Encoder, student: Encoder, pairs: Pairs, targets: Targets, judge: Any, tmp_path: Path
+    teacher: TorchEncoder, student: TorchEncoder, pairs: Pairs, targets: Targets, judge: Any, tmp_path: Path
 ) -> Callable[..., tuple[Distilled, Curve]]:
     def start(
-        settings: config.Distillation = SETTINGS, rows: Pairs = pairs, pupil: Encoder = student, **changes: Any
+        settings: DistillationSettings = SETTINGS, rows: Pairs = pairs, pupil: TorchEncoder = student, **changes: Any
     ) -> tuple[Distilled, Curve]:
         curve = Curve()
         options: dict[str, Any] = {
@@ -105,7 +101,7 @@ def test_accumulated_batches_give_the_curve_of_one_batch(run: Any, tmp_path: Pat
     assert parts.cosine == pytest.approx(whole.cosine, abs=1e-4)
 
 
-def test_the_student_given_is_not_touched(run: Any, student: Encoder) -> None:
+def test_the_student_given_is_not_touched(run: Any, student: TorchEncoder) -> None:
     before = {name: value.clone() for name, value in student.transformer.state_dict().items()}
     run()
     after = student.transformer.state_dict()
@@ -118,7 +114,7 @@ def test_the_best_held_out_checkpoint_is_returned(run: Any, judge: Any) -> None:
     assert judge(result.encoder)["cosine"] == pytest.approx(result.cosine, abs=1e-6)
 
 
-def test_a_student_that_training_spoils_is_kept_as_it_was(run: Any, teacher: Encoder, caplog: Any) -> None:
+def test_a_student_that_training_spoils_is_kept_as_it_was(run: Any, teacher: TorchEncoder, caplog: Any) -> None:
     result, curve = run(pupil=teacher)  # the similarity term leads away from the teacher
     assert result.step == 0
     assert result.encoder is teacher
@@ -126,13 +122,13 @@ def test_a_student_that_training_spoils_is_kept_as_it_was(run: Any, teacher: Enc
     assert "did not beat" in caplog.text
 
 
-def test_the_last_checkpoint_is_kept_where_the_recipe_says_so(run: Any, judge: Any, teacher: Encoder) -> None:
+def test_the_last_checkpoint_is_kept_where_the_recipe_says_so(run: Any, judge: Any, teacher: TorchEncoder) -> None:
     result, curve = run(replace(SETTINGS, keep="last"), pupil=teacher)  # which training spoils
     assert result.step == SETTINGS.steps
     assert result.cosine == judge(result.encoder)["cosine"] == curve.of("validation/cosine")[-1] < 0.999
 
 
-def test_no_steps_return_the_student(run: Any, student: Encoder) -> None:
+def test_no_steps_return_the_student(run: Any, student: TorchEncoder) -> None:
     result, curve = run(replace(SETTINGS, steps=0))
     assert result.encoder is student
     assert [line["step"] for line in curve.lines] == [0]
@@ -192,14 +188,14 @@ def test_global_batches_do_not_depend_on_how_they_are_split() -> None:
 
 
 def test_a_batch_in_parts_gives_what_it_gives_whole(
-    student: Encoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    student: TorchEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = PairDataset(student, pairs, None, 16).collate(list(range(8)))
     mask = batch["attention_mask"]
     assert len(set(mask.sum(dim=1).tolist())) > 2
     given = []
     for pieces in (10_000, 20):
-        monkeypatch.setattr(distillation, "PART_PIECES", pieces)
+        monkeypatch.setattr(trainer, "PART_PIECES", pieces)
         student.model.zero_grad()
         vectors, tokens = VectorModel(student)(batch["input_ids"], mask)
         assert tokens.shape[:2] == mask.shape
@@ -240,7 +236,7 @@ def test_as_many_rows_are_kept_as_the_weights_let_the_steps_see() -> None:
         rows_to_train(pairs, replace(settings, source_weights={"typo": 1}))
 
 
-def test_a_batch_holds_both_sides_with_their_targets(student: Encoder, pairs: Pairs, targets: Targets) -> None:
+def test_a_batch_holds_both_sides_with_their_targets(student: TorchEncoder, pairs: Pairs, targets: Targets) -> None:
     dataset = PairDataset(student, pairs, targets, max_length=16)
     batch = dataset.collate([3, 5])
     assert batch["input_ids"].shape[0] == 4

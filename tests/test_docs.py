@@ -23,10 +23,15 @@ import pytest
 from conftest import ROOT, SENTENCES
 from ruamel.yaml import YAML
 
-from secateur import cli, config
-from secateur.catalogs import find_kept
-from secateur.encoder import Encoder, save_encoder
-from secateur.files import write_json
+from secateur import cli
+from secateur.config.errors import InputError
+from secateur.config.pruning import BudgetSettings
+from secateur.config.reading import build_recipe, build_settings, load_recipe, read_yaml
+from secateur.config.teacher import Wheel
+from secateur.data.catalogs import find_kept
+from secateur.data.files import write_json
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.saving import save_encoder
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "README.ru.md", *sorted(DOCS.rglob("*.md"))]
@@ -188,7 +193,7 @@ def check_recipe(name: str, overrides: list[str], titled: dict[str, str], folder
         path = folder / Path(name).name
         path.write_text(titled[name], encoding="utf-8")
         shutil.copytree(ROOT / "experiments" / "catalogs", folder / "catalogs", dirs_exist_ok=True)
-    config.load_run(path, overrides)
+    load_recipe(path, overrides)
 
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=say)
@@ -201,7 +206,7 @@ def test_commands_are_read_as_they_stand(path: Path, tmp_path: Path) -> None:
         try:
             if words:
                 check_line(words, titled, tmp_path)
-        except (SystemExit, config.InputError) as error:
+        except (SystemExit, InputError) as error:
             pytest.fail(f"{line}: {error}")
 
 
@@ -227,7 +232,7 @@ def test_options_in_prose_exist(path: Path) -> None:
 def lay_over(fragment: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe with a page's keys laid over the first one that they fit."""
     makes = isinstance(fragment.get("teacher"), list) or "student" in fragment
-    base = config.read_yaml(ROOT / "experiments" / f"{'teacher-' if makes else ''}mini-en-ru.yaml")
+    base = read_yaml(ROOT / "experiments" / f"{'teacher-' if makes else ''}mini-en-ru.yaml")
     whole = {"name": "page", **base, **fragment}
     whole["corpus"] = {**whole["corpus"], "catalogs": []}
     return whole
@@ -238,10 +243,10 @@ def test_recipes_are_read_as_they_stand(path: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     for block in read_blocks(read_page(path)):
         if block.language == "yaml":
-            config.build_run(lay_over(yaml.load(block.text)), origin=say(path))
+            build_recipe(lay_over(yaml.load(block.text)), origin=say(path))
     for code in read_inline(read_page(path)):
         if re.match(r"(budget: )?\{\w+: ", code):
-            config.build_settings(config.Budget, yaml.load(code.removeprefix("budget: ")), origin=say(path))
+            build_settings(BudgetSettings, yaml.load(code.removeprefix("budget: ")), origin=say(path))
 
 
 def list_keys() -> set[str]:
@@ -358,12 +363,12 @@ def test_the_picture_is_what_its_script_draws() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path, teacher: Encoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+def clone(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy where the quick start expects a clone: its teacher, its list of catalogs (here read already), sentences."""
     save_encoder(teacher, tmp_path / "models" / "teacher-mini-en-ru")
     pairs = [(f"{a} {c}", f"{b} {d}") for a, b in SENTENCES for c, d in SENTENCES[:12]]
     (tmp_path / "sentences.txt").write_text("".join(f"{ru}\n" for _, ru in SENTENCES), encoding="utf-8")
-    wheel = config.Wheel("toy", "1.0", "0" * 64)
+    wheel = Wheel("toy", "1.0", "0" * 64)
     write_json(tmp_path / "experiments" / "catalogs" / "interfaces.yaml", {"wheels": [asdict(wheel)]})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secateur.drift import Drift, average, find_worst, load_drift, name_lengths, save_drift, split_by_length
-from secateur.validation import Comparison, compare
+from secateur.evaluation.drift import Drift, average, find_worst, load_drift, name_lengths, save_drift, split_by_length
+from secateur.evaluation.validation import Comparison, compare
 
 EN, RU = ["one two", "a b c d e", "x"], ["раз", "два три", "э ю я"]
 OF = Comparison(

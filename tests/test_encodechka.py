@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from secateur import benchmark_data, config
-from secateur.benchmark_data import SHA256, DownloadError, fetch, find_data, list_files
-from secateur.config import InputError
-from secateur.encodechka import label_words, score_encodechka
-from secateur.leaderboard import (
+from secateur.config.errors import InputError
+from secateur.config.evaluation import EncodechkaSettings
+from secateur.distillation.teachers import ModelSource
+from secateur.evaluation import benchmark_data
+from secateur.evaluation.benchmark_data import SHA256, DownloadError, fetch, find_data, list_files
+from secateur.evaluation.encodechka import label_words, score_encodechka
+from secateur.evaluation.leaderboard import (
     PUBLISHED,
     SENTENCE_TASKS,
     WORD_TASKS,
@@ -31,7 +33,6 @@ from secateur.leaderboard import (
     mean_s,
     say_passed,
 )
-from secateur.teachers import ModelSource
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,7 @@ def test_hashing_reproduces_a_word_task(original: Path) -> None:
 
 
 def test_given_files_are_the_original_ones(original: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    settings = config.Encodechka(data=str(original))
+    settings = EncodechkaSettings(data=str(original))
     with caplog.at_level(logging.WARNING):
         assert find_data(settings, tmp_path) == original
     assert not caplog.records
@@ -259,7 +260,7 @@ def test_bad_table_is_named_in_one_line(tmp_path: Path, content: bytes | None, r
     if content is not None:
         (tmp_path / "stsb_dev.csv").write_bytes(content)
     with pytest.raises(InputError) as error:
-        find_data(config.Encodechka(data=str(tmp_path), tasks=("STS",)), tmp_path)
+        find_data(EncodechkaSettings(data=str(tmp_path), tasks=("STS",)), tmp_path)
     assert str(tmp_path / "stsb_dev.csv") in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
@@ -278,17 +279,17 @@ def test_bad_table_is_named_in_one_line(tmp_path: Path, content: bytes | None, r
 def test_bad_entities_are_named(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "rudrec.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"rudrec\.json: " + reason):
-        find_data(config.Encodechka(data=str(tmp_path), tasks=("NE2",)), tmp_path)
+        find_data(EncodechkaSettings(data=str(tmp_path), tasks=("NE2",)), tmp_path)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: no such folder to read encodechka"):
-        find_data(config.Encodechka(data=str(tmp_path / "absent")), tmp_path)
+        find_data(EncodechkaSettings(data=str(tmp_path / "absent")), tmp_path)
 
 
 def test_changed_file_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_similarity(tmp_path, PAIRS)
-    assert find_data(config.Encodechka(data=str(tmp_path), tasks=("STS",)), tmp_path) == tmp_path
+    assert find_data(EncodechkaSettings(data=str(tmp_path), tasks=("STS",)), tmp_path) == tmp_path
     assert "stsb_dev.csv differs from the original" in caplog.text
 
 
@@ -314,7 +315,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
 
 def test_data_is_downloaded_once(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
-    settings = config.Encodechka(tasks=("STS",))
+    settings = EncodechkaSettings(tasks=("STS",))
     found = find_data(settings, tmp_path / "cache", source=address)
     assert (found / "stsb_dev.csv").read_bytes() == (folder / "stsb_dev.csv").read_bytes()
     (folder / "stsb_dev.csv").unlink()
@@ -322,7 +323,7 @@ def test_data_is_downloaded_once(served: tuple[Path, str], tmp_path: Path) -> No
 
 
 def test_damaged_cache_is_fetched_again(served: tuple[Path, str], tmp_path: Path) -> None:
-    settings = config.Encodechka(tasks=("STS",))
+    settings = EncodechkaSettings(tasks=("STS",))
     file = find_data(settings, tmp_path / "cache", source=served[1]) / "stsb_dev.csv"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
@@ -334,13 +335,13 @@ def test_tampered_download_is_refused(served: tuple[Path, str], tmp_path: Path) 
     folder, address = served
     (folder / "stsb_dev.csv").write_text("tampered", encoding="utf-8")
     with pytest.raises(DownloadError, match=r"stsb_dev\.csv: not the expected file"):
-        find_data(config.Encodechka(tasks=("STS",)), tmp_path / "cache", source=address)
+        find_data(EncodechkaSettings(tasks=("STS",)), tmp_path / "cache", source=address)
     assert not list((tmp_path / "cache").rglob("*.csv"))
 
 
 def test_missing_download_is_one_line(served: tuple[Path, str], tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"para_gold\.csv: cannot be downloaded: .*404") as error:
-        find_data(config.Encodechka(tasks=("PI",)), tmp_path / "cache", source=served[1])
+        find_data(EncodechkaSettings(tasks=("PI",)), tmp_path / "cache", source=served[1])
     assert "\n" not in str(error.value)
 
 

@@ -11,9 +11,11 @@ from conftest import FAMILIES, MakeEncoder
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, ElectraConfig, ElectraModel, PreTrainedTokenizerFast
 
-from secateur import config
-from secateur.config import InputError
-from secateur.encoder import Encoder, average_pieces, embed, encode, load_encoder, pad, save_encoder, tokenize
+from secateur.config.errors import InputError
+from secateur.config.teacher import TeacherSettings
+from secateur.encoders.encoder import TorchEncoder, average_pieces, embed, encode, pad, tokenize
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.saving import save_encoder
 
 MakeFolder = Callable[..., Path]
 
@@ -36,11 +38,11 @@ def test_a_bare_transformer_gives_the_vectors_of_transformers_itself(
         "cls": lambda: tokens[:, 0],
         "mean": lambda: (tokens * mask).sum(dim=1) / mask.sum(dim=1),
     }[pooling]()
-    vectors = embed(load_encoder(config.Teacher(model=str(folder), pooling=pooling)), sentences)
+    vectors = embed(load_encoder(TeacherSettings(model=str(folder), pooling=pooling)), sentences)
     np.testing.assert_allclose(vectors, torch.nn.functional.normalize(expected).numpy(), atol=1e-5)
 
 
-def test_vectors_do_not_depend_on_batching_and_keep_the_order(teacher: Encoder, sentences: list[str]) -> None:
+def test_vectors_do_not_depend_on_batching_and_keep_the_order(teacher: TorchEncoder, sentences: list[str]) -> None:
     together = embed(teacher, sentences, batch_size=64)
     alone = np.concatenate([embed(teacher, [sentence]) for sentence in sentences])
     assert together.dtype == np.float32
@@ -60,11 +62,13 @@ def test_bf16_vectors_are_unit_and_close_to_float32(
     assert not np.array_equal(vectors, embed(teacher, sentences))
 
 
-def test_nothing_to_embed_is_an_empty_array(teacher: Encoder) -> None:
+def test_nothing_to_embed_is_an_empty_array(teacher: TorchEncoder) -> None:
     assert embed(teacher, []).shape == (0, teacher.dimension)
 
 
-def test_the_embedded_teacher_gives_what_sentence_transformers_gives(embedded: Encoder, sentences: list[str]) -> None:
+def test_the_embedded_teacher_gives_what_sentence_transformers_gives(
+    embedded: TorchEncoder, sentences: list[str]
+) -> None:
     stock = embedded.model.encode(sentences[::4], normalize_embeddings=True)
     np.testing.assert_allclose(embed(embedded, sentences[::4]), stock, atol=1e-5)
     assert (embed(embedded, [sentences[0]]) @ embed(embedded, [sentences[32]]).T).item() > 0.6
@@ -73,7 +77,7 @@ def test_the_embedded_teacher_gives_what_sentence_transformers_gives(embedded: E
 def test_max_length_cuts_sentences_and_survives_saving(
     make_folder: MakeFolder, sentences: list[str], tmp_path: Path
 ) -> None:
-    encoder = load_encoder(config.Teacher(model=str(make_folder()), max_length=6))
+    encoder = load_encoder(TeacherSettings(model=str(make_folder()), max_length=6))
     assert max(map(len, tokenize(encoder, sentences))) == 6
     save_encoder(encoder, tmp_path / "saved")
     stock = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
@@ -99,7 +103,7 @@ def test_a_word_is_the_mean_of_its_pieces() -> None:
     assert out.tolist() == [[2, 3], [5, 5], [0, 0]]
 
 
-def test_word_vectors_average_last_hidden_states(teacher: Encoder) -> None:
+def test_word_vectors_average_last_hidden_states(teacher: TorchEncoder) -> None:
     words = ["the", "gardener", "zzz"]  # the last falls into three pieces
     (vectors,) = teacher.word_vectors([words])
     pieces = [teacher.tokenizer.cls_token_id]
@@ -115,7 +119,7 @@ def test_word_vectors_average_last_hidden_states(teacher: Encoder) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words_behind_the_last_position_are_zeros(make_folder: MakeFolder, family: str) -> None:
-    encoder = load_encoder(config.Teacher(model=str(make_folder(family)), max_length=4))  # 80 positions in all
+    encoder = load_encoder(TeacherSettings(model=str(make_folder(family)), max_length=4))  # 80 positions in all
     short, long = encoder.word_vectors([["cat"], ["cat"] * 100])
     assert (short.shape, long.shape) == ((1, 32), (100, 32))
     room = 78 if family in ("bert", "distilbert") else 77  # [CLS], [SEP]; RoBERTa's positions begin behind padding's
@@ -133,7 +137,7 @@ def test_pooler_asked_of_a_model_that_has_none_is_refused(make_encoder: MakeEnco
         folder = tmp_path / family
         save_encoder(make_encoder(family, pooling="mean"), folder)
         with pytest.raises(InputError, match="pooling is pooler, but the model has none"):
-            load_encoder(config.Teacher(model=str(folder), pooling="pooler"))
+            load_encoder(TeacherSettings(model=str(folder), pooling="pooler"))
 
 
 def test_an_unsupported_model_type_is_refused_with_the_supported_ones(
@@ -143,7 +147,7 @@ def test_an_unsupported_model_type_is_refused_with_the_supported_ones(
     ElectraModel(ElectraConfig(vocab_size=len(tokenizer), intermediate_size=8, **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="model type 'electra' is not supported; supported are bert, "):
-        load_encoder(config.Teacher(model=str(tmp_path)))
+        load_encoder(TeacherSettings(model=str(tmp_path)))
 
 
 def test_an_unknown_model_type_is_refused_with_the_supported_ones(make_folder: MakeFolder) -> None:
@@ -151,17 +155,17 @@ def test_an_unknown_model_type_is_refused_with_the_supported_ones(make_folder: M
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "nonesuch"}), encoding="utf-8")
     with pytest.raises(InputError, match="'nonesuch' is not supported; supported are bert, "):
-        load_encoder(config.Teacher(model=str(folder)))
+        load_encoder(TeacherSettings(model=str(folder)))
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}: not a model folder: it has no config.json"):
-        load_encoder(config.Teacher(model=str(tmp_path)))
+        load_encoder(TeacherSettings(model=str(tmp_path)))
 
 
 def test_a_name_that_is_neither_folder_nor_hub_model_is_named() -> None:
     with pytest.raises(InputError, match="nobody/nothing: no such folder, and not found on the model hub"):
-        load_encoder(config.Teacher(model="nobody/nothing"))
+        load_encoder(TeacherSettings(model="nobody/nothing"))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_a_broken_file_of_a_model_is_one_line(make_folder: MakeFolder, name: str
     folder = make_folder()
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=f"{folder}: ") as caught:
-        load_encoder(config.Teacher(model=str(folder)))
+        load_encoder(TeacherSettings(model=str(folder)))
     assert "\n" not in str(caught.value)
 
 
@@ -180,10 +184,12 @@ def test_a_model_with_missing_weights_is_refused(make_folder: MakeFolder) -> Non
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}), encoding="utf-8")
     with pytest.raises(InputError, match=r"lack 16 weights of the model, the first is encoder\.layer\.2"):
-        load_encoder(config.Teacher(model=str(folder)))
+        load_encoder(TeacherSettings(model=str(folder)))
 
 
-def test_a_failed_save_leaves_the_old_folder(teacher: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_folder(
+    teacher: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_encoder(teacher, tmp_path / "saved", card="old")
 
     def fail(*_: object, **__: object) -> None:

@@ -15,26 +15,30 @@ from conftest import SENTENCES, MakeEncoder
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 
-from secateur import config
-from secateur.card import BEGIN, split_card, update_card
 from secateur.cli import main
-from secateur.config import InputError
-from secateur.encodechka import score_encodechka
-from secateur.encoder import Encoder, embed, load_encoder, save_encoder
-from secateur.files import hash_file
-from secateur.inference import Encoder as SavedEncoder
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.config.corpus import CorpusSettings
+from secateur.config.errors import InputError
+from secateur.config.quality import QualitySettings
+from secateur.config.teacher import TeacherSettings
+from secateur.data.files import hash_file
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.inference import Encoder
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.saving import save_encoder
+from secateur.evaluation.encodechka import score_encodechka
+from secateur.export.card import BEGIN, split_card, update_card
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
-from secateur.gate import Judge, Quality, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
-from secateur.onnx_graph import list_matrices
+from secateur.encoders.onnx_graph import list_matrices
+from secateur.export.quality import Judge, Quality, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
 
 LOOSE = ["--min-cosine", "0.5", "--min-low-cosine", "0", "--sentences", "16", "--threads", "1"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, teacher: Encoder, ragged: Kept, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, teacher: TorchEncoder, ragged: Kept, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_encoder(slice_encoder(teacher, ragged), tmp_path / "toy", card="# toy\n\nCut by hand.\n")
     (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -49,7 +53,7 @@ def refuse(capsys: pytest.CaptureFixture[str], words: Sequence[str], code: int =
     return lines[0]
 
 
-def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixture[str], teacher: Encoder) -> None:
+def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixture[str], teacher: TorchEncoder) -> None:
     assert main(["export", "toy", "--pairs", "pairs.tsv", "--max-retrieval-loss", "1", *LOOSE]) == 0
     assert "onnx/model_qint8.onnx" in capsys.readouterr().out
     record = json.loads((place / "toy" / "parity.json").read_text())
@@ -85,9 +89,9 @@ def test_openvino_runs_the_same_files_behind_the_same_gate(place: Path, capsys: 
     artefacts = json.loads((place / "toy" / "parity.json").read_text())["artefacts"]
     assert artefacts["onnx/model.onnx"]["openvino"]["max_difference"] < 1e-5
     sentences = [side for pair in SENTENCES for side in pair]
-    expected = SavedEncoder("toy").encode(sentences)
-    np.testing.assert_allclose(SavedEncoder("toy", backend="openvino").encode(sentences), expected, atol=1e-5)
-    vectors = SavedEncoder("toy", backend="openvino-int8").encode(sentences)
+    expected = Encoder("toy").encode(sentences)
+    np.testing.assert_allclose(Encoder("toy", backend="openvino").encode(sentences), expected, atol=1e-5)
+    vectors = Encoder("toy", backend="openvino-int8").encode(sentences)
     assert (vectors * expected).sum(axis=1).mean() == pytest.approx(
         artefacts["onnx/model_qint8.onnx"]["openvino"]["cosine"], abs=0.02
     )
@@ -95,14 +99,14 @@ def test_openvino_runs_the_same_files_behind_the_same_gate(place: Path, capsys: 
     record["artefacts"]["onnx/model_qint8.onnx"]["openvino"]["refused"] = "mean cosine 0.9"
     (place / "toy" / "parity.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"model_qint8\.onnx falls short with OpenVINO: mean cosine 0\.9"):
-        SavedEncoder("toy", backend="openvino-int8")
+        Encoder("toy", backend="openvino-int8")
     del record["artefacts"]["onnx/model.onnx"]["openvino"]
     (place / "toy" / "parity.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="has not been measured with OpenVINO"):
-        SavedEncoder("toy", backend="openvino")
+        Encoder("toy", backend="openvino")
 
 
-def run_the_card(text: str, folder: Path, teacher: Encoder) -> None:
+def run_the_card(text: str, folder: Path, teacher: TorchEncoder) -> None:
     """Run the card's code for every library; the vectors must be those of the model."""
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 4
@@ -110,7 +114,7 @@ def run_the_card(text: str, folder: Path, teacher: Encoder) -> None:
         names: dict[str, Any] = {}
         exec(code.replace("PATH", str(folder)), names)
         if most is not None:
-            expected = embed(load_encoder(config.Teacher(model=str(folder))), ["Hello, world", "Привет, мир"])
+            expected = embed(load_encoder(TeacherSettings(model=str(folder))), ["Hello, world", "Привет, мир"])
             assert np.abs(names["vectors"] - expected).max() < most
         else:
             assert names["states"].shape[-1] == 32
@@ -195,7 +199,7 @@ def test_an_exported_file_scores_as_its_model_does(place: Path, capsys: pytest.C
     words = ["infer", "toy", "--data", "data", "--tasks", "STS", "--backend", "onnx", "--threads", "1", "--runs", "."]
     assert main(words) == 0
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("toy, onnx, own vector"))
-    model = load_encoder(config.Teacher(model="toy"))  # in float32; infer's torch may compute in bfloat16
+    model = load_encoder(TeacherSettings(model="toy"))  # in float32; infer's torch may compute in bfloat16
     expected = score_encodechka(model, place / "data", tasks=["STS"], own_only=True).own["STS"]
     assert float(shown.split()[4]) == pytest.approx(expected, abs=2e-3)
 
@@ -222,13 +226,13 @@ def test_similar_vectors_are_compared_row_by_row() -> None:
 
 def test_the_gate_names_what_falls_short() -> None:
     whole = Quality(0, 1, 1, 0.9, 0.9)
-    gate = config.Gate()
+    gate = QualitySettings()
     assert not find_shortfall(Quality(0.1, 0.995, 0.98, 0.89, 0.9), whole, gate)
     assert "mean cosine 0.9800000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, gate)
     assert "percentile" in find_shortfall(Quality(0.1, 0.995, 0.9, 0.9, 0.9), whole, gate)
     assert "ru→en 0.8800 of 0.9000" in find_shortfall(Quality(0.1, 0.995, 0.98, 0.9, 0.88), whole, gate)
     assert (pick_levels(gate, exact=True), pick_levels(gate, exact=False)) == (127, 63)
-    assert pick_levels(config.Gate(exact=False), exact=True) == 63
+    assert pick_levels(QualitySettings(exact=False), exact=True) == 63
 
 
 def test_the_matrices_that_hurt_most_go_back_first_and_as_few_as_will_do(make_encoder: MakeEncoder) -> None:
@@ -243,18 +247,18 @@ def test_the_matrices_that_hurt_most_go_back_first_and_as_few_as_will_do(make_en
 
     judge = Judge([[1]], 0, np.ones((1, 1), np.float32), 0, 1)
     search = Imagined(encoder, judge, 127)
-    int8, back = choose_int8(search, config.Gate(min_cosine=0.965, min_low_cosine=0.0))
+    int8, back = choose_int8(search, QualitySettings(min_cosine=0.965, min_low_cosine=0.0))
     assert {matrices[3], matrices[6]} <= set(back) <= {matrices[3], matrices[6], matrices[1]}
     assert sorted([*int8, *back]) == sorted(matrices)
-    assert choose_int8(search, config.Gate(min_cosine=0.5, min_low_cosine=0.0)) == (matrices, [])
-    assert choose_int8(search, config.Gate(min_cosine=1.0))[0] == []
+    assert choose_int8(search, QualitySettings(min_cosine=0.5, min_low_cosine=0.0)) == (matrices, [])
+    assert choose_int8(search, QualitySettings(min_cosine=1.0))[0] == []
 
 
 def test_texts_are_pairs_that_a_run_holds_out_first(place: Path) -> None:
-    from secateur.corpus import load_corpus
-    from secateur.gate import read_pairs, read_probe_texts
+    from secateur.data.corpus import load_corpus
+    from secateur.export.quality import read_pairs, read_probe_texts
 
-    settings = config.Corpus(files=("pairs.tsv",), held_out=0.3, min_words=3)
+    settings = CorpusSettings(files=("pairs.tsv",), held_out=0.3, min_words=3)
     held = load_corpus(settings, place).held_out
     texts = read_pairs(place / "pairs.tsv", len(held))
     assert set(texts.judged) == {*held.en, *held.ru}

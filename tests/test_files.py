@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur import files
-from secateur.files import whole_file, whole_folder
+from secateur.data import files
+from secateur.data.files import whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:

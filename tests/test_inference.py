@@ -10,16 +10,18 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import secateur
-from secateur import config, inference
-from secateur.config import InputError
-from secateur.encoder import Encoder, save_encoder
-from secateur.infer import encode_lines
-from secateur.machine import Processor, read_processor, read_quota
+from secateur.config.errors import InputError
+from secateur.config.quality import QualitySettings
+from secateur.encoders import inference
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.machine import Processor, read_processor, read_quota
+from secateur.encoders.saving import save_encoder
+from secateur.runs.encode import encode_lines
 
 pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
-from secateur.export import export
+from secateur.export.export import export
 
-OPEN = config.Gate(min_cosine=0.5, min_low_cosine=0.0, sentences=16)
+OPEN = QualitySettings(min_cosine=0.5, min_low_cosine=0.0, sentences=16)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)"""
     assert done.stdout.strip() == "(32,)", done.stderr[-2000:]
 
 
-def test_what_cannot_be_opened_is_named(folder: Path, teacher: Encoder, tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_named(folder: Path, teacher: TorchEncoder, tmp_path: Path) -> None:
     save_encoder(teacher, tmp_path / "plain")
     (tmp_path / "hollow").mkdir()
     for model, backend, complaint in [

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from secateur.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
+from secateur.distillation.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 
 EN = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 RU = torch.tensor([[0.6, 0.8], [0.0, 1.0]])

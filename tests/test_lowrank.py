@@ -9,12 +9,14 @@ import torch
 from conftest import FAMILIES, MakeEncoder
 from sentence_transformers import SentenceTransformer
 
-from secateur.encoder import Encoder, embed, replace_transformer, save_encoder
-from secateur.lowrank import factorise_words
-from secateur.modeling import LowRankEmbedding
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.modeling import LowRankEmbedding
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.surgery import replace_transformer
+from secateur.pruning.lowrank import factorise_words
 
 
-def lower(encoder: Encoder, rank: int) -> Encoder:
+def lower(encoder: TorchEncoder, rank: int) -> TorchEncoder:
     """Return an encoder whose word vectors lie in a space of `rank` dimensions around their mean."""
     transformer = deepcopy(encoder.transformer)
     weight = transformer.get_input_embeddings().weight
@@ -41,7 +43,7 @@ def test_vectors_of_the_rank_asked_for_are_kept_and_reload_in_stock_classes(
     assert np.array_equal(stock.encode(sentences), student.model.encode(sentences))
 
 
-def test_frequent_pieces_are_kept_best(teacher: Encoder) -> None:
+def test_frequent_pieces_are_kept_best(teacher: TorchEncoder) -> None:
     weights = np.full(len(teacher.tokenizer), 1e-6)
     weights[40:46] = 1.0  # six pieces around their mean: five dimensions
     student = factorise_words(teacher, 5, weights)
@@ -54,7 +56,7 @@ def test_frequent_pieces_are_kept_best(teacher: Encoder) -> None:
     assert (other - one).abs().max() > 0.1
 
 
-def test_a_rank_that_saves_nothing_is_refused(teacher: Encoder) -> None:
+def test_a_rank_that_saves_nothing_is_refused(teacher: TorchEncoder) -> None:
     weights = np.ones(len(teacher.tokenizer))
     with pytest.raises(ValueError, match="rank 32 is not between 1 and 31"):
         factorise_words(teacher, 32, weights)

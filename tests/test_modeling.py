@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, ROOT, MakeEncoder, keep_all
+from conftest import FAMILIES, ROOT, SENTENCES, MakeEncoder, keep_all
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import AutoModel, ElectraConfig
 
-from secateur import config
-from secateur.encoder import Encoder, embed, encode, load_encoder, pad, save_encoder, tokenize
-from secateur.modeling import count_heads, count_neurons, resize_config, stock_type
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.config.teacher import TeacherSettings
+from secateur.encoders.encoder import TorchEncoder, embed, encode, pad, tokenize
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.modeling import count_heads, count_neurons, stock_type
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.surgery import resize_config
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 PLAIN = {"attn_implementation": "eager"}  # what secateur computes with on CPUs; bits are equal within one kernel
 
@@ -59,7 +62,7 @@ def run_python(code: str, *arguments: str | Path, cwd: Path, path: str = "") -> 
     assert run.returncode == 0, run.stderr
 
 
-def weights_of(encoder: Encoder) -> dict[str, Tensor]:
+def weights_of(encoder: TorchEncoder) -> dict[str, Tensor]:
     return encoder.transformer.state_dict()
 
 
@@ -86,13 +89,13 @@ def test_ragged_folder_reloads_bit_equal_in_stock_classes(
     expected = student.model.encode(sentences)
     assert np.array_equal(sentence.encode(sentences), expected)
 
-    reloaded = load_encoder(config.Teacher(model=str(tmp_path / "student"), max_length=64))
+    reloaded = load_encoder(TeacherSettings(model=str(tmp_path / "student"), max_length=64))
     assert np.array_equal(embed(reloaded, sentences), embed(student, sentences))
     np.testing.assert_allclose(embed(student, sentences), expected, atol=1e-5)
 
 
 def test_ragged_folder_reloads_bit_equal_without_secateur(
-    teacher: Encoder, ragged: Kept, sentences: list[str], tmp_path: Path
+    teacher: TorchEncoder, ragged: Kept, sentences: list[str], tmp_path: Path
 ) -> None:
     student = slice_encoder(teacher, ragged)
     save_encoder(student, tmp_path / "student")
@@ -106,7 +109,7 @@ def test_ragged_folder_reloads_bit_equal_without_secateur(
 
 
 def test_importing_secateur_loads_nothing_heavy_and_registers_the_pruned_types(
-    teacher: Encoder, ragged: Kept, tmp_path: Path
+    teacher: TorchEncoder, ragged: Kept, tmp_path: Path
 ) -> None:
     student = slice_encoder(teacher, ragged)
     save_encoder(student, tmp_path / "student")
@@ -114,7 +117,7 @@ def test_importing_secateur_loads_nothing_heavy_and_registers_the_pruned_types(
     assert_same_weights(load_file(tmp_path / "out"), weights_of(student))
 
 
-def test_saved_folder_holds_safetensors_and_no_pickle(teacher: Encoder, ragged: Kept, tmp_path: Path) -> None:
+def test_saved_folder_holds_safetensors_and_no_pickle(teacher: TorchEncoder, ragged: Kept, tmp_path: Path) -> None:
     save_encoder(slice_encoder(teacher, ragged), tmp_path / "student", card="# A card\n")
     files = {path.name for path in (tmp_path / "student").rglob("*") if path.is_file()}
     assert {"model.safetensors", "modeling.py", "modules.json", "tokenizer.json", "README.md"} <= files
@@ -168,7 +171,7 @@ def test_neurons_cut_alike_everywhere_are_saved_as_the_stock_type(
 
 
 def test_an_unused_pooler_is_neither_kept_nor_saved_nor_made_anew(
-    teacher: Encoder, ragged: Kept, tmp_path: Path
+    teacher: TorchEncoder, ragged: Kept, tmp_path: Path
 ) -> None:
     uniform = Kept(heads=keep_all(teacher).heads, neurons=((0, 1),) * 3)
     for kept in (ragged, uniform):
@@ -184,7 +187,7 @@ def test_a_pooler_dropped_after_the_cut_is_not_made_anew(
     make_encoder: MakeEncoder, ragged: Kept, tmp_path: Path
 ) -> None:
     save_encoder(slice_encoder(make_encoder(pooling="pooler"), ragged), tmp_path / "student")
-    by_mean = load_encoder(config.Teacher(model=str(tmp_path / "student"), pooling="mean", max_length=64))
+    by_mean = load_encoder(TeacherSettings(model=str(tmp_path / "student"), pooling="mean", max_length=64))
     save_encoder(by_mean, tmp_path / "by-mean")
     assert AutoModel.from_pretrained(tmp_path / "by-mean").pooler is None
 
@@ -194,19 +197,19 @@ def test_a_used_pooler_is_saved_with_a_ragged_model(
 ) -> None:
     student = slice_encoder(make_encoder(pooling="pooler"), ragged)
     save_encoder(student, tmp_path / "student")
-    reloaded = load_encoder(config.Teacher(model=str(tmp_path / "student"), max_length=64))
+    reloaded = load_encoder(TeacherSettings(model=str(tmp_path / "student"), max_length=64))
     assert reloaded.uses_pooler
     assert np.array_equal(embed(reloaded, sentences), embed(student, sentences))
 
 
-def test_a_ragged_model_trains_every_weight(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
+def test_a_ragged_model_trains_every_weight(teacher: TorchEncoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
     encode(student, pad(student, tokenize(student, sentences[:4]))).vectors[:, 0].sum().backward()
     used = [parameter for parameter in student.transformer.parameters() if parameter.numel()]
     assert all(parameter.requires_grad and parameter.grad is not None for parameter in used)
 
 
-def test_resize_config_turns_a_pruned_config_back_into_the_stock_one(teacher: Encoder, ragged: Kept) -> None:
+def test_resize_config_turns_a_pruned_config_back_into_the_stock_one(teacher: TorchEncoder, ragged: Kept) -> None:
     pruned = slice_encoder(teacher, ragged).transformer.config
     stock = resize_config(pruned, [4, 4, 4], [7, 7, 7], has_pooler=False)
     assert stock.model_type == "bert"
@@ -217,3 +220,21 @@ def test_resize_config_turns_a_pruned_config_back_into_the_stock_one(teacher: En
 def test_stock_type_names_the_supported_types() -> None:
     with pytest.raises(ValueError, match="'electra' is not supported; supported are bert, camembert, distilbert"):
         stock_type(ElectraConfig())
+
+
+OLD_FOLDER = ROOT / "tests" / "folders" / "pruned-0.1.0"  # saved when secateur was one folder of flat modules
+
+
+def test_a_folder_saved_before_the_rooms_still_loads_here_and_alone(tmp_path: Path) -> None:
+    sentences = [side for column in zip(*SENTENCES[:3], strict=True) for side in column]
+    expected = np.load(OLD_FOLDER.parent / "expected.npy")
+    loaded = load_encoder(TeacherSettings(model=str(OLD_FOLDER)))
+    assert count_heads(loaded.transformer) == [1, 0]
+    assert count_neurons(loaded.transformer) == [3, 5]
+    np.testing.assert_allclose(embed(loaded, sentences), expected, atol=1e-6)
+    stock = SentenceTransformer(str(OLD_FOLDER), device="cpu", model_kwargs=PLAIN)
+    np.testing.assert_allclose(stock.encode(sentences, normalize_embeddings=True), expected, atol=1e-6)
+    (tmp_path / "texts.txt").write_text("\n".join(sentences), encoding="utf-8")
+    run_python(WITHOUT_SECATEUR, OLD_FOLDER, tmp_path / "texts.txt", tmp_path / "alone", cwd=tmp_path)
+    alone = torch.nn.functional.normalize(load_file(tmp_path / "alone")["vectors"], dim=-1)
+    np.testing.assert_allclose(alone.numpy(), expected, atol=1e-6)

@@ -8,18 +8,18 @@ import pytest
 import torch
 from conftest import FAMILIES, MakeEncoder, keep_all
 
-from secateur.encoder import Encoder, encode, pad, tokenize
-from secateur.lowrank import factorise_words
-from secateur.modeling import find_layers
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.encoders.encoder import TorchEncoder, encode, pad, tokenize
+from secateur.encoders.modeling import find_layers
+from secateur.pruning.lowrank import factorise_words
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
 onnx = pytest.importorskip("onnx")
-from secateur.onnx_graph import build_graph, list_matrices, quantize, write_model  # noqa: E402
+from secateur.encoders.onnx_graph import build_graph, list_matrices, quantize, write_model  # noqa: E402
 
 
-def assert_same(encoder: Encoder, sentences: list[str], folder: Path) -> None:
+def assert_same(encoder: TorchEncoder, sentences: list[str], folder: Path) -> None:
     path = folder / "model.onnx"
     write_model(build_graph(encoder), path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -75,7 +75,7 @@ def test_onnx_runtime_leaves_layer_normalization_as_it_is(
     assert "SkipLayerNormalization" not in kinds
 
 
-def test_int8_keeps_each_column_within_half_a_step(teacher: Encoder) -> None:
+def test_int8_keeps_each_column_within_half_a_step(teacher: TorchEncoder) -> None:
     values = np.random.default_rng(0).normal(size=(6, 5)) * [1, 10, 0.1, 1, 0]
     whole, scales = quantize(values, axis=0, levels=127)
     assert whole.dtype == np.int8

@@ -10,13 +10,16 @@ from browser import DESK, PHONE, open_page
 from records import write_record
 
 from secateur import cli
-from secateur.figures import draw_figures, draw_heads, find_curves, keep_by_layer
-from secateur.page import COLOURS, build_page, report_runs
-from secateur.record import Record, read_record
-from secateur.runs import log_figures
-from secateur.selection import Kept
-from secateur.tables import difference, flatten_recipe, tabulate_benchmark, tabulate_held_out, tabulate_worst
-from secateur.tracking import RunLog
+from secateur.pruning.selection import Kept
+from secateur.reports.cells import difference
+from secateur.reports.figures.all import draw_figures
+from secateur.reports.figures.curves import find_curves
+from secateur.reports.figures.saliency import draw_heads, keep_by_layer
+from secateur.reports.page import COLOURS, build_page, report_runs
+from secateur.reports.record import Record, read_record
+from secateur.reports.tables import flatten_recipe, tabulate_benchmark, tabulate_held_out, tabulate_worst
+from secateur.runs.bookkeeping import log_figures
+from secateur.runs.tracking import RunLog
 
 TITLES = ["Scores", "Quality against cost", "Head saliency", "Neuron saliency", "What was cut", "Training", "Drift",
           "Recipe"]  # fmt: skip

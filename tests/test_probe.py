@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT
 from sklearn.feature_extraction.text import CountVectorizer
 
-from secateur.benchmark_data import SENTENCE_PARTS, Examples, read_examples
-from secateur.config import InputError
-from secateur.encoder import Encoder
-from secateur.leaderboard import SENTENCE_TASKS
-from secateur.probe import FOLDER, SHA256, read_parts, score_probe
+from secateur.config.errors import InputError
+from secateur.encoders.encoder import TorchEncoder
+from secateur.evaluation.benchmark_data import SENTENCE_PARTS, Examples, read_examples
+from secateur.evaluation.leaderboard import SENTENCE_TASKS
+from secateur.evaluation.probe import FOLDER, SHA256, read_parts, score_probe
 
 ENCODECHKA = ROOT / "../shared/data/encodechka"
 NEAR = 0.7  # share of words in common from which a text is a near copy
@@ -114,7 +114,7 @@ def test_a_changed_text_is_said(copy: Path, caplog: pytest.LogCaptureFixture) ->
     assert "differs from the text that was frozen" in caplog.text
 
 
-def test_an_encoder_is_scored_on_all_eight(teacher: Encoder) -> None:
+def test_an_encoder_is_scored_on_all_eight(teacher: TorchEncoder) -> None:
     scores = score_probe(teacher, own_only=True)
     assert tuple(scores.own) == SENTENCE_TASKS
     assert all(-1 <= score <= 1 for score in scores.own.values())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from secateur.benchmark_data import Examples
 from secateur.cli import main
-from secateur.ranking import Standing, TermVectors, measure_standing, rank, term_baselines
-from secateur.report import format_ranking
+from secateur.evaluation.benchmark_data import Examples
+from secateur.evaluation.ranking import Standing, TermVectors, measure_standing, rank, term_baselines
+from secateur.reports.text import format_ranking
 
 ENCODECHKA = ROOT / "../shared/data/encodechka"
 

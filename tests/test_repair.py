@@ -9,26 +9,29 @@ import torch
 from conftest import FAMILIES, MakeEncoder, keep_all
 from torch import Tensor, nn
 
-from secateur import config
-from secateur.encoder import Encoder, embed, replace_transformer
-from secateur.modeling import find_layers, layer_names
-from secateur.repair import Half, Moments, refit_norm, refit_projection, refit_readers, repair, split_layer
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.config.pruning import RepairSettings
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.modeling import find_layers, layer_names
+from secateur.encoders.surgery import replace_transformer
+from secateur.pruning.least_squares import Moments
+from secateur.pruning.refits import refit_norm, refit_projection, refit_readers
+from secateur.pruning.repair import Half, repair, split_layer
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 HALF = Kept(heads=((0, 1),) * 3, neurons=(tuple(range(24)),) * 3)
 
 
-def mend(teacher: Encoder, kept: Kept, sentences: list[str], *, ridge: float = 1e-3) -> Encoder:
-    settings = config.Repair(sentences=len(sentences), ridge=ridge)
+def mend(teacher: TorchEncoder, kept: Kept, sentences: list[str], *, ridge: float = 1e-3) -> TorchEncoder:
+    settings = RepairSettings(sentences=len(sentences), ridge=ridge)
     return repair(slice_encoder(teacher, kept), teacher, kept, sentences, settings)
 
 
-def cosine(student: Encoder, teacher: Encoder, sentences: list[str]) -> float:
+def cosine(student: TorchEncoder, teacher: TorchEncoder, sentences: list[str]) -> float:
     return float((embed(student, sentences) * embed(teacher, sentences)).sum(axis=1).mean())
 
 
-def double_up(encoder: Encoder) -> Encoder:
+def double_up(encoder: TorchEncoder) -> TorchEncoder:
     """Return an encoder whose heads 2, 3 and neurons 24.. compute what heads 0, 1 and neurons ..23 do."""
     transformer = deepcopy(encoder.transformer)
     with torch.no_grad():
@@ -62,7 +65,7 @@ def test_what_lies_before_the_first_cut_stays_bit_equal(
     assert all(torch.equal(weight, unchanged[name]) for name, weight in teacher.transformer.state_dict().items())
 
 
-def test_cut_duplicates_are_restored_exactly(teacher: Encoder, sentences: list[str]) -> None:
+def test_cut_duplicates_are_restored_exactly(teacher: TorchEncoder, sentences: list[str]) -> None:
     doubled = double_up(teacher)
     student = slice_encoder(doubled, HALF)
     assert cosine(student, doubled, sentences[1::2]) < 0.9
@@ -70,7 +73,7 @@ def test_cut_duplicates_are_restored_exactly(teacher: Encoder, sentences: list[s
     np.testing.assert_allclose(embed(repaired, sentences[1::2]), embed(doubled, sentences[1::2]), atol=1e-3)
 
 
-SETTINGS = config.Repair(sentences=2, ridge=0.1, w_sentence=2.0)
+SETTINGS = RepairSettings(sentences=2, ridge=0.1, w_sentence=2.0)
 
 
 def toy_half(generator: torch.Generator) -> Half:
@@ -163,7 +166,7 @@ def test_two_halves_are_the_layer(make_encoder: MakeEncoder, family: str) -> Non
         torch.testing.assert_close(run_half(ffn, middle), output, rtol=1e-5, atol=1e-6)
 
 
-def test_a_large_ridge_keeps_the_sliced_weights(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
+def test_a_large_ridge_keeps_the_sliced_weights(teacher: TorchEncoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
     repaired = mend(teacher, ragged, sentences, ridge=1e12)
     np.testing.assert_allclose(embed(repaired, sentences), embed(student, sentences), atol=1e-5)
@@ -204,7 +207,7 @@ def test_cut_channels_and_layers_are_repaired_on_unseen_sentences(
         assert after > before + 0.3 * (1 - before)
 
 
-def test_channels_that_repeat_others_are_cut_without_a_trace(teacher: Encoder, sentences: list[str]) -> None:
+def test_channels_that_repeat_others_are_cut_without_a_trace(teacher: TorchEncoder, sentences: list[str]) -> None:
     # every channel 16 + i is a copy of channel i, in all that writes and reads the hidden states
     transformer = deepcopy(teacher.transformer)
     with torch.no_grad():
@@ -219,7 +222,7 @@ def test_channels_that_repeat_others_are_cut_without_a_trace(teacher: Encoder, s
     np.testing.assert_allclose(embed(repaired, sentences[1::2]), embed(doubled, sentences[1::2]), atol=1e-3)
 
 
-def test_a_neuron_that_is_always_zero_does_not_stop_the_repair(teacher: Encoder, sentences: list[str]) -> None:
+def test_a_neuron_that_is_always_zero_does_not_stop_the_repair(teacher: TorchEncoder, sentences: list[str]) -> None:
     with torch.no_grad():
         for layer in teacher.transformer.encoder.layer:
             layer.intermediate.dense.weight[0], layer.intermediate.dense.bias[0] = 0, 0  # gelu(0) = 0
@@ -235,7 +238,7 @@ def test_moments_solve_the_ridge_regression_of_tokens_and_sentences(sentences_gi
     moments = Moments.empty(40, 7)
     for start in range(0, sentences_given, 3):
         moments.add(inputs[start : start + 3], missing[start : start + 3])
-    weight, bias = moments.solve(config.Repair(sentences=1, ridge=0.01, w_sentence=0.5))
+    weight, bias = moments.solve(RepairSettings(sentences=1, ridge=0.01, w_sentence=0.5))
 
     carried = torch.cat([inputs, torch.ones(*inputs.shape[:2], 1)], dim=-1).double().numpy()
     tokens, means = carried.reshape(-1, 41), carried.mean(axis=1)
@@ -247,10 +250,10 @@ def test_moments_solve_the_ridge_regression_of_tokens_and_sentences(sentences_gi
     np.testing.assert_allclose(bias, expected[:, -1], atol=1e-6)
 
 
-def test_the_student_given_is_not_touched(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
+def test_the_student_given_is_not_touched(teacher: TorchEncoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
     before = {name: value.clone() for name, value in student.transformer.state_dict().items()}
-    repaired = repair(student, teacher, ragged, sentences, config.Repair(sentences=len(sentences)))
+    repaired = repair(student, teacher, ragged, sentences, RepairSettings(sentences=len(sentences)))
     assert all(torch.equal(value, before[name]) for name, value in student.transformer.state_dict().items())
     assert not torch.equal(
         repaired.transformer.encoder.layer[0].output.dense.weight, before["encoder.layer.0.output.dense.weight"]
@@ -259,9 +262,9 @@ def test_the_student_given_is_not_touched(teacher: Encoder, ragged: Kept, senten
     assert not [module for module in repaired.model.modules() if module._forward_pre_hooks]
 
 
-def test_no_calibration_sentences_is_no_repair(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
+def test_no_calibration_sentences_is_no_repair(teacher: TorchEncoder, ragged: Kept, sentences: list[str]) -> None:
     student = slice_encoder(teacher, ragged)
-    assert repair(student, teacher, ragged, sentences, config.Repair(sentences=0)) is student
+    assert repair(student, teacher, ragged, sentences, RepairSettings(sentences=0)) is student
 
 
 def test_cost_grows_linearly_with_layers(make_encoder: MakeEncoder, sentences: list[str]) -> None:
@@ -270,7 +273,7 @@ def test_cost_grows_linearly_with_layers(make_encoder: MakeEncoder, sentences: l
     assert calls[8] == 4 * calls[2]
 
 
-def count_calls(teacher: Encoder, sentences: list[str]) -> int:
+def count_calls(teacher: TorchEncoder, sentences: list[str]) -> int:
     """Return how many times a repair runs a layer, the teacher's or the student's."""
     kept = keep_all(teacher)
     student = slice_encoder(teacher, kept)
@@ -283,5 +286,5 @@ def count_calls(teacher: Encoder, sentences: list[str]) -> int:
     for encoder in (teacher, student):
         for layer in find_layers(encoder.transformer):
             layer.register_forward_pre_hook(count)  # a deep copy keeps it
-    repair(student, teacher, kept, sentences, config.Repair(sentences=len(sentences)))
+    repair(student, teacher, kept, sentences, RepairSettings(sentences=len(sentences)))
     return calls

@@ -6,18 +6,19 @@ import pytest
 from conftest import SENTENCES
 
 from secateur.cli import main
-from secateur.encoder import Encoder, embed, save_encoder
-from secateur.validation import retrieval
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.saving import save_encoder
+from secateur.evaluation.validation import retrieval
 
 
 @pytest.fixture
-def model(teacher: Encoder, tmp_path: Path) -> str:
+def model(teacher: TorchEncoder, tmp_path: Path) -> str:
     save_encoder(teacher, tmp_path / "toy")
     return str(tmp_path / "toy")
 
 
 def test_each_file_has_both_ways_and_a_header_is_no_pair(
-    model: str, teacher: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, teacher: TorchEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, some = tmp_path / "whole.tsv", tmp_path / "some.tsv"
     lines = [f"{en}\t{ru}" for en, ru in SENTENCES]

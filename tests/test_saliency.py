@@ -12,32 +12,25 @@ import torch
 from conftest import FAMILIES, MakeEncoder, keep_all
 from torch import Tensor, nn
 
-from secateur import config
-from secateur.config import InputError
-from secateur.corpus import Pairs
-from secateur.encoder import Encoder, embed, encode, pad, replace_transformer, tokenize
-from secateur.modeling import find_layers, find_linear, head_size, layer_names
-from secateur.saliency import (
-    CRITERIA,
-    Saliency,
-    accumulate_gates,
-    frozen,
-    gated,
-    load_saliency,
-    measure_saliency,
-    pair_losses,
-    probe_scores,
-    save_saliency,
-    score_layers,
-)
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
+from secateur.config.errors import InputError
+from secateur.config.pruning import SaliencySettings
+from secateur.data.pairs import Pairs
+from secateur.encoders.encoder import TorchEncoder, embed, encode, pad, tokenize
+from secateur.encoders.modeling import find_layers, find_linear, head_size, layer_names
+from secateur.encoders.surgery import replace_transformer
+from secateur.pruning.criteria import CRITERIA
+from secateur.pruning.gates import accumulate_gates, frozen, gated, output_scores, pair_losses
+from secateur.pruning.layers import score_layers
+from secateur.pruning.saliency import measure_saliency
+from secateur.pruning.scores import Saliency, load_saliency, save_saliency
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
-GRADIENT_CRITERIA = ("similarity", "probe", "both", "taylor_weight")
+GRADIENT_CRITERIA = ("similarity", "output", "both", "taylor_weight")
 
 
-def measure(encoder: Encoder, corpus: Pairs, criterion: str, *, seed: int = 0, **keys: Any) -> Saliency:
-    settings = config.Saliency(**{"pairs": 12, "criterion": criterion, **keys})
+def measure(encoder: TorchEncoder, corpus: Pairs, criterion: str, *, seed: int = 0, **keys: Any) -> Saliency:
+    settings = SaliencySettings(**{"pairs": 12, "criterion": criterion, **keys})
     return measure_saliency(encoder, corpus, settings, seed=seed)
 
 
@@ -45,7 +38,7 @@ def flat(saliency: Saliency) -> Tensor:
     return torch.cat([*saliency.heads, *saliency.neurons, saliency.hidden])
 
 
-def pair_inputs(encoder: Encoder, pairs: Pairs, count: int) -> dict[str, Tensor]:
+def pair_inputs(encoder: TorchEncoder, pairs: Pairs, count: int) -> dict[str, Tensor]:
     return pad(encoder, tokenize(encoder, [*pairs.en[:count], *pairs.ru[:count]]))
 
 
@@ -56,7 +49,7 @@ def assert_close(actual: Tensor, expected: Tensor, *, relative: float) -> None:
     torch.testing.assert_close(actual.to(expected.dtype), expected, rtol=0, atol=relative * scale)
 
 
-def permute_heads(encoder: Encoder, order: list[int]) -> Encoder:
+def permute_heads(encoder: TorchEncoder, order: list[int]) -> TorchEncoder:
     """Return an encoder whose head i is the given one's head order[i], in every layer."""
     transformer = deepcopy(encoder.transformer)
     names, size = layer_names(transformer.config), head_size(transformer.config)
@@ -81,7 +74,7 @@ def multiplied(linear: nn.Linear, factors: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def channels_multiplied(encoder: Encoder, factors: Tensor) -> Iterator[None]:
+def channels_multiplied(encoder: TorchEncoder, factors: Tensor) -> Iterator[None]:
     """Multiply the hidden states by factors [H] behind the embeddings and behind every LayerNorm of a layer."""
     names = layer_names(encoder.transformer.config)
     modules = [encoder.transformer.get_submodule("embeddings")]
@@ -94,7 +87,7 @@ def channels_multiplied(encoder: Encoder, factors: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def masked(encoder: Encoder, kept: Kept) -> Iterator[None]:
+def masked(encoder: TorchEncoder, kept: Kept) -> Iterator[None]:
     """Multiply the contexts of all heads and the activations of all neurons that are not kept by zero."""
     names, size = layer_names(encoder.transformer.config), head_size(encoder.transformer.config)
     with ExitStack() as stack:
@@ -127,7 +120,7 @@ def test_gate_gradient_is_the_sum_of_weight_times_gradient_over_its_columns(
         assert_close(gradients["neurons", number].sum(dim=0), by_neuron.detach(), relative=1e-5)
 
 
-def test_bf16_scores_are_those_of_float32_but_for_its_rounding(teacher: Encoder, pairs: Pairs) -> None:
+def test_bf16_scores_are_those_of_float32_but_for_its_rounding(teacher: TorchEncoder, pairs: Pairs) -> None:
     exact, rounded = (measure(teacher, pairs, "both", precision=name) for name in ("float32", "bf16"))
     assert not torch.equal(flat(exact), flat(rounded))
     for axis in ("heads", "neurons"):
@@ -135,7 +128,7 @@ def test_bf16_scores_are_those_of_float32_but_for_its_rounding(teacher: Encoder,
             assert_close(other, one, relative=0.05)
 
 
-def test_each_row_of_a_gate_is_the_gradient_of_its_sentence_alone(teacher: Encoder, sentences: list[str]) -> None:
+def test_each_row_of_a_gate_is_the_gradient_of_its_sentence_alone(teacher: TorchEncoder, sentences: list[str]) -> None:
     rows = tokenize(teacher, sentences[::8])
     probe = torch.randn(len(rows), teacher.dimension, generator=torch.Generator().manual_seed(0))
 
@@ -150,7 +143,7 @@ def test_each_row_of_a_gate_is_the_gradient_of_its_sentence_alone(teacher: Encod
             torch.testing.assert_close(alone[0], batch[row], rtol=1e-4, atol=1e-5)
 
 
-def test_gates_leave_the_vectors_as_they_are(teacher: Encoder, sentences: list[str]) -> None:
+def test_gates_leave_the_vectors_as_they_are(teacher: TorchEncoder, sentences: list[str]) -> None:
     expected = embed(teacher, sentences)
     with gated(teacher):
         assert np.array_equal(embed(teacher, sentences), expected)
@@ -169,7 +162,7 @@ def test_encoder_gated_to_zero_equals_the_sliced_one(
 
 @pytest.mark.parametrize("criterion", [*GRADIENT_CRITERIA, "magnitude"])
 def test_permuted_heads_give_the_same_vectors_and_permuted_scores(
-    teacher: Encoder, pairs: Pairs, sentences: list[str], criterion: str
+    teacher: TorchEncoder, pairs: Pairs, sentences: list[str], criterion: str
 ) -> None:
     order = [2, 0, 3, 1]
     permuted = permute_heads(teacher, order)
@@ -180,7 +173,7 @@ def test_permuted_heads_give_the_same_vectors_and_permuted_scores(
     assert_close(torch.cat(ours.neurons), torch.cat(theirs.neurons), relative=1e-4)
 
 
-def test_similarity_is_the_sum_over_pairs_of_the_absolute_gate_gradient(teacher: Encoder, pairs: Pairs) -> None:
+def test_similarity_is_the_sum_over_pairs_of_the_absolute_gate_gradient(teacher: TorchEncoder, pairs: Pairs) -> None:
     expected = [torch.zeros(4, dtype=torch.float64) for _ in range(3)]
     for row in range(12):
         with gated(teacher) as gates:
@@ -198,7 +191,7 @@ def unit_probe(dimension: int) -> object:
 
 
 def test_unit_probes_add_up_to_the_squared_derivative_by_finite_differences(
-    teacher: Encoder, sentences: list[str]
+    teacher: TorchEncoder, sentences: list[str]
 ) -> None:
     encoder = replace_transformer(teacher, deepcopy(teacher.transformer).double())
     inputs = pad(encoder, tokenize(encoder, sentences[:4]))
@@ -243,25 +236,25 @@ def test_a_channels_score_is_the_squared_derivative_of_the_vector_by_the_channel
         assert_close(sum(part.hidden[channel] for part in parts), expected, relative=1e-5)
 
 
-def test_random_probes_estimate_the_squared_derivative(teacher: Encoder, sentences: list[str]) -> None:
+def test_random_probes_estimate_the_squared_derivative(teacher: TorchEncoder, sentences: list[str]) -> None:
     inputs = pad(teacher, tokenize(teacher, sentences[:8]))
     generator, repeats = torch.Generator().manual_seed(0), 200
 
     with frozen(teacher):
         exact = accumulate_gates(teacher, [inputs], [unit_probe(d) for d in range(teacher.dimension)])
-        (estimate,) = accumulate_gates(teacher, [inputs] * repeats, [probe_scores(generator)])
+        (estimate,) = accumulate_gates(teacher, [inputs] * repeats, [output_scores(generator)])
     expected = sum(torch.cat(part.heads) for part in exact)
     assert ((torch.cat(estimate.heads) / repeats / expected) - 1).abs().max() < 0.3  # deviation sqrt(2 / 1600) x 6..8
 
 
-def test_both_adds_the_shares_of_similarity_and_probe(teacher: Encoder, pairs: Pairs) -> None:
-    both, similarity, probe = (measure(teacher, pairs, name, seed=1) for name in ("both", "similarity", "probe"))
+def test_both_adds_the_shares_of_similarity_and_probe(teacher: TorchEncoder, pairs: Pairs) -> None:
+    both, similarity, probe = (measure(teacher, pairs, name, seed=1) for name in ("both", "similarity", "output"))
     for scores in (lambda each: torch.cat(each.heads), lambda each: torch.cat(each.neurons), lambda each: each.hidden):
         one, two = scores(similarity), scores(probe)
         assert_close(scores(both), one / one.sum() + two / two.sum(), relative=1e-9)
 
 
-def test_taylor_weight_is_the_brute_force_sum_over_a_groups_weights(teacher: Encoder, pairs: Pairs) -> None:
+def test_taylor_weight_is_the_brute_force_sum_over_a_groups_weights(teacher: TorchEncoder, pairs: Pairs) -> None:
     copy = replace_transformer(teacher, deepcopy(teacher.transformer))
     pair_losses(encode(copy, pair_inputs(copy, pairs, 12)).vectors).sum().backward()
     actual = measure(teacher, pairs, "taylor_weight", batch_size=5)
@@ -277,7 +270,7 @@ def test_taylor_weight_is_the_brute_force_sum_over_a_groups_weights(teacher: Enc
         assert_close(actual.neurons[number], first.sum(dim=1) + second.sum(dim=0), relative=1e-4)
 
 
-def test_magnitude_is_the_sum_of_absolute_weights(teacher: Encoder, pairs: Pairs) -> None:
+def test_magnitude_is_the_sum_of_absolute_weights(teacher: TorchEncoder, pairs: Pairs) -> None:
     scores = measure(teacher, pairs, "magnitude")
     layer = teacher.transformer.encoder.layer[2]
     own = layer.attention.self
@@ -300,21 +293,21 @@ def test_magnitude_is_the_sum_of_absolute_weights(teacher: Encoder, pairs: Pairs
     assert scores.hidden[3].item() == pytest.approx(channel.item(), rel=1e-5)
 
 
-def test_random_and_probe_follow_the_seed(teacher: Encoder, pairs: Pairs) -> None:
-    for criterion in ("random", "probe"):
+def test_random_and_probe_follow_the_seed(teacher: TorchEncoder, pairs: Pairs) -> None:
+    for criterion in ("random", "output"):
         first, again, other = (flat(measure(teacher, pairs, criterion, seed=seed)) for seed in (3, 3, 4))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("criterion", ["similarity", "taylor_weight"])
-def test_padding_and_batching_do_not_change_scores(teacher: Encoder, pairs: Pairs, criterion: str) -> None:
+def test_padding_and_batching_do_not_change_scores(teacher: TorchEncoder, pairs: Pairs, criterion: str) -> None:
     alone = flat(measure(teacher, pairs, criterion, batch_size=1))
     together = flat(measure(teacher, pairs, criterion, batch_size=12))
     assert_close(together, alone, relative=1e-4)
 
 
-def test_only_paired_rows_are_measured_and_no_more_than_asked(teacher: Encoder, pairs: Pairs) -> None:
+def test_only_paired_rows_are_measured_and_no_more_than_asked(teacher: TorchEncoder, pairs: Pairs) -> None:
     paired = [row % 2 == 0 for row in range(len(pairs))]
     mixed = Pairs(en=pairs.en, ru=pairs.ru, source=pairs.source, paired=paired)
     even = Pairs(en=pairs.en[::2], ru=pairs.ru[::2], source=pairs.source[::2], paired=[True] * (len(pairs) // 2))
@@ -325,7 +318,7 @@ def test_only_paired_rows_are_measured_and_no_more_than_asked(teacher: Encoder, 
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
-def test_measuring_leaves_the_model_as_it_was(teacher: Encoder, pairs: Pairs, criterion: str) -> None:
+def test_measuring_leaves_the_model_as_it_was(teacher: TorchEncoder, pairs: Pairs, criterion: str) -> None:
     transformer = teacher.transformer
     transformer.train()
     transformer.embeddings.requires_grad_(False)
@@ -340,7 +333,7 @@ def test_measuring_leaves_the_model_as_it_was(teacher: Encoder, pairs: Pairs, cr
     assert not [module for module in teacher.model.modules() if module._forward_pre_hooks or module._forward_hooks]
 
 
-def test_an_error_while_measuring_leaves_the_model_as_it_was(teacher: Encoder, pairs: Pairs) -> None:
+def test_an_error_while_measuring_leaves_the_model_as_it_was(teacher: TorchEncoder, pairs: Pairs) -> None:
     def fail(vectors: Tensor) -> None:
         raise RuntimeError("stop")
 
@@ -353,7 +346,9 @@ def test_an_error_while_measuring_leaves_the_model_as_it_was(teacher: Encoder, p
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
-def test_a_ragged_student_can_be_measured_again(teacher: Encoder, ragged: Kept, pairs: Pairs, criterion: str) -> None:
+def test_a_ragged_student_can_be_measured_again(
+    teacher: TorchEncoder, ragged: Kept, pairs: Pairs, criterion: str
+) -> None:
     scores = measure(slice_encoder(teacher, ragged), pairs, criterion)
     assert [len(layer) for layer in scores.heads] == [2, 0, 3]
     assert [len(layer) for layer in scores.neurons] == [16, 5, 0]
@@ -386,7 +381,7 @@ def test_saved_scores_are_read_back_equal(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["saliency.safetensors"]
 
 
-def test_a_layers_score_is_what_its_removal_does_to_the_vectors(teacher: Encoder, sentences: list[str]) -> None:
+def test_a_layers_score_is_what_its_removal_does_to_the_vectors(teacher: TorchEncoder, sentences: list[str]) -> None:
     whole = keep_all(teacher)
 
     def loss(kept: tuple[int, ...]) -> float:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import keep_all
 
-from secateur import config
-from secateur.budget import Sizes
-from secateur.config import InputError
-from secateur.encoder import Encoder, embed
-from secateur.saliency import Saliency
-from secateur.selection import Kept, choose_kept, compose, spread_layers
-from secateur.slicing import slice_encoder
+from secateur.config.errors import InputError
+from secateur.config.pruning import BudgetSettings
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.pruning.scores import Saliency
+from secateur.pruning.selection import Kept, choose_kept, compose, spread_layers
+from secateur.pruning.sizes import Sizes
+from secateur.pruning.slicing import slice_encoder
 
 # Two layers of four heads and of six neurons.
 SALIENCY = Saliency(
@@ -24,7 +24,7 @@ SALIENCY = Saliency(
 
 
 def choose(heads: float, neurons: float, **keys: object) -> Kept:
-    budget = config.Budget(normalization="none", heads=heads, neurons=neurons, **keys)
+    budget = BudgetSettings(normalization="none", heads=heads, neurons=neurons, **keys)
     sizes = Sizes(2, round(heads * 8), round(neurons * 12), 4, 10, None)
     return choose_kept(SALIENCY, sizes, (0, 1), budget)
 
@@ -67,7 +67,7 @@ def test_each_layer_keeps_a_multiple_of_neurons_all_together_no_more_than_asked(
 
 def test_of_equal_scores_the_first_are_kept() -> None:
     level = Saliency((torch.ones(4), torch.ones(4)), (torch.ones(3), torch.ones(3)), torch.ones(4))
-    budget = config.Budget(normalization="none", heads=0.75, neurons=2 / 3)
+    budget = BudgetSettings(normalization="none", heads=0.75, neurons=2 / 3)
     kept = choose_kept(level, Sizes(2, 6, 4, 4, 10, None), (0, 1), budget)
     assert kept == Kept(heads=((0, 1, 2, 3), (0, 1)), neurons=((0, 1, 2), (0,)))
 
@@ -93,7 +93,7 @@ def test_a_budget_that_leaves_nothing_is_refused(heads: float, neurons: float, r
 
 
 def test_heads_and_neurons_are_those_of_the_kept_layers_and_channels_the_best() -> None:
-    budget = config.Budget(normalization="none", layers=1, heads=0.5, neurons=0.5, hidden=0.5)
+    budget = BudgetSettings(normalization="none", layers=1, heads=0.5, neurons=0.5, hidden=0.5)
     kept = choose_kept(SALIENCY, Sizes(1, 2, 3, 2, 10, None), (1,), budget)
     assert kept == Kept(heads=((1, 3),), neurons=((0, 2, 4),), layers=(1,), hidden=(0, 3))
 
@@ -105,7 +105,7 @@ def test_evenly_spaced_layers(whole: int, count: int, layers: tuple[int, ...]) -
     assert spread_layers(whole, count) == layers
 
 
-def test_two_cuts_are_one(teacher: Encoder, sentences: list[str]) -> None:
+def test_two_cuts_are_one(teacher: TorchEncoder, sentences: list[str]) -> None:
     first = Kept(heads=((0, 2), (1, 2, 3)), neurons=((0, 5, 9), (1, 2)), layers=(0, 2), hidden=tuple(range(0, 32, 2)))
     second = Kept(heads=((0, 2),), neurons=((1,),), layers=(1,), hidden=tuple(range(8)))
     assert compose(first, second) == Kept(((1, 3),), ((2,),), (2,), tuple(range(0, 16, 2)))
@@ -122,7 +122,7 @@ def test_each_layer_keeps_as_many_as_another_choice_has_there_and_the_best_make_
     saliency = Saliency(heads, tuple(torch.ones(2) for _ in heads), torch.ones(8))
     like = Kept(heads=((0,), (0, 1), (2,)), neurons=((1,), (0,), (0, 1)))
     kept = choose_kept(
-        saliency, Sizes(3, 4, 4, 8, 100, None), range(3), config.Budget(heads=0.5, neurons=0.5), like=like
+        saliency, Sizes(3, 4, 4, 8, 100, None), range(3), BudgetSettings(heads=0.5, neurons=0.5), like=like
     )
     assert kept.heads == ((1,), (0,), (0, 2))  # the layer in the middle has one head of the two asked for
     assert [len(layer) for layer in kept.neurons] == [1, 1, 2]

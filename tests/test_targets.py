@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secateur import targets, teachers
-from secateur.encoder import Encoder, embed
-from secateur.targets import embed_corpus
-from secateur.teachers import EncoderSource
+from secateur.distillation import targets, teachers
+from secateur.distillation.targets import embed_corpus
+from secateur.distillation.teachers import EncoderSource
+from secateur.encoders.encoder import TorchEncoder, embed
 
 
 class CountingEmbed:
@@ -20,7 +20,7 @@ class CountingEmbed:
         self.calls: list[list[str]] = []
         self.fail_at = fail_at
 
-    def __call__(self, encoder: Encoder, sentences: Sequence[str], **keys: Any) -> np.ndarray:
+    def __call__(self, encoder: TorchEncoder, sentences: Sequence[str], **keys: Any) -> np.ndarray:
         self.calls.append(list(sentences))
         if len(self.calls) == self.fail_at:
             raise KeyboardInterrupt
@@ -43,7 +43,7 @@ def leftovers(cache: Path) -> list[Path]:
 
 
 def test_targets_are_the_embedded_vectors_up_to_half_precision(
-    teacher: Encoder, sentences: list[str], tmp_path: Path
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path
 ) -> None:
     made = embed_corpus(EncoderSource(teacher), sentences, tmp_path)
     assert len(made) == len(sentences)
@@ -54,7 +54,7 @@ def test_targets_are_the_embedded_vectors_up_to_half_precision(
 
 
 def test_rows_follow_the_order_asked_for_and_duplicates_are_embedded_once(
-    teacher: Encoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
 ) -> None:
     asked = [sentences[2], sentences[0], sentences[2], sentences[1]]
     made = embed_corpus(EncoderSource(teacher), asked, tmp_path)
@@ -65,7 +65,7 @@ def test_rows_follow_the_order_asked_for_and_duplicates_are_embedded_once(
 
 
 def test_a_second_call_embeds_nothing_and_an_overlapping_corpus_only_what_is_new(
-    teacher: Encoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path, counting: CountingEmbed
 ) -> None:
     first = embed_corpus(EncoderSource(teacher), sentences[:20], tmp_path)
     again = embed_corpus(EncoderSource(teacher), sentences[:20], tmp_path)
@@ -77,7 +77,7 @@ def test_a_second_call_embeds_nothing_and_an_overlapping_corpus_only_what_is_new
 
 
 def test_an_interrupted_call_keeps_its_finished_shards_and_goes_on(
-    teacher: Encoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "SHARD", 8)
     monkeypatch.setattr(teachers, "embed", CountingEmbed(fail_at=3))
@@ -94,7 +94,7 @@ def test_an_interrupted_call_keeps_its_finished_shards_and_goes_on(
 
 
 def test_a_shard_that_cannot_be_written_leaves_nothing(
-    teacher: Encoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -105,5 +105,5 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith(".")]
 
 
-def test_no_sentences_are_no_targets(teacher: Encoder, tmp_path: Path) -> None:
+def test_no_sentences_are_no_targets(teacher: TorchEncoder, tmp_path: Path) -> None:
     assert len(embed_corpus(EncoderSource(teacher), [], tmp_path)) == 0

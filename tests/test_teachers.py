@@ -10,25 +10,26 @@ import pytest
 import torch
 from conftest import MakeEncoder, WriteVectors
 
-from secateur import config, targets
-from secateur.config import InputError
-from secateur.encoder import Encoder, embed, save_encoder
-from secateur.selection import Kept
-from secateur.slicing import slice_encoder
-from secateur.targets import combine_sources, embed_corpus
-from secateur.teachers import (
+from secateur.config.errors import InputError
+from secateur.config.teacher import EncoderTeacher, VectorFile
+from secateur.distillation import targets
+from secateur.distillation.targets import combine_sources, embed_corpus
+from secateur.distillation.teachers import (
     EncoderSource,
     EnglishSource,
     JoinedSources,
     ModelSource,
-    VectorSource,
-    encode_units,
     find_axes,
     fingerprint,
     join_sources,
     load_sources,
 )
-from secateur.vector_files import StoredVectors, load_vectors
+from secateur.distillation.vector_files import StoredVectors, load_vectors
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.vectors import VectorSource, encode_units
+from secateur.pruning.selection import Kept
+from secateur.pruning.slicing import slice_encoder
 
 
 class Drawn:
@@ -185,7 +186,7 @@ def test_one_source_of_the_dimension_is_itself_and_a_weight_of_zero_leaves_a_sou
         combine_sources(parts, [0.0, 0.0], sentences, tmp_path, dimension=24)
 
 
-def test_an_encoder_is_a_source(teacher: Encoder, sentences: list[str]) -> None:
+def test_an_encoder_is_a_source(teacher: TorchEncoder, sentences: list[str]) -> None:
     source = EncoderSource(teacher)
     assert source.dimension == 32
     assert source.fingerprint == f"{fingerprint(teacher)}-float32"
@@ -256,16 +257,16 @@ def test_a_teacher_of_english_gives_a_russian_sentence_the_vector_of_its_transla
     assert len({source.fingerprint, parts[0].fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
-def test_a_recipe_names_its_teachers(teacher: Encoder, write_vectors: WriteVectors, tmp_path: Path) -> None:
+def test_a_recipe_names_its_teachers(teacher: TorchEncoder, write_vectors: WriteVectors, tmp_path: Path) -> None:
     vectors, sentences = map(str, write_vectors(np.eye(3)))
     save_encoder(teacher, tmp_path / "teacher")
-    file = config.VectorFile(vectors=vectors, sentences=sentences, dimension=3)
-    encoder = config.EncoderTeacher(model=str(tmp_path / "teacher"), max_length=64, dimension=32)
+    file = VectorFile(vectors=vectors, sentences=sentences, dimension=3)
+    encoder = EncoderTeacher(model=str(tmp_path / "teacher"), max_length=64, dimension=32)
     loaded = load_sources([file, encoder], tmp_path, precision="bf16")
     assert isinstance(loaded[0], StoredVectors)
     assert loaded[1].fingerprint == f"{fingerprint(teacher)}-bf16"
     assert loaded[1].name == str(tmp_path / "teacher")
-    wrong = config.VectorFile(vectors=vectors, sentences=sentences, dimension=4)
+    wrong = VectorFile(vectors=vectors, sentences=sentences, dimension=4)
     with pytest.raises(InputError, match=r"^teacher\.dimension: 4, but .*v\.npy gives 3$"):
         load_sources([wrong], tmp_path)
     with pytest.raises(InputError, match=r"^teacher\.1\.dimension: 4, but .*v\.npy gives 3$"):

@@ -14,12 +14,13 @@ from zipfile import ZipFile
 
 import pytest
 
-from secateur import tracking
-from secateur.config import Experiment, build_experiment, dump_run
-from secateur.tracking import RunLog, open_log, read_metrics
+from secateur.config.reading import build_pruning_recipe, dump_recipe
+from secateur.config.recipe import PruningRecipe
+from secateur.runs import tracking
+from secateur.runs.tracking import RunLog, open_log, read_metrics
 
 
-def make_experiment(to: str) -> Experiment:
+def make_experiment(to: str) -> PruningRecipe:
     stages: dict[str, Any] = {
         "teacher": {"model": "toy"},
         "corpus": {},
@@ -29,7 +30,7 @@ def make_experiment(to: str) -> Experiment:
         "distillation": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3},
         "tracking": {"to": to},
     }
-    return build_experiment({"name": "toy"} | stages, origin="toy")
+    return build_pruning_recipe({"name": "toy"} | stages, origin="toy")
 
 
 def test_each_call_is_one_line_on_disk_before_the_log_is_closed(tmp_path: Path) -> None:
@@ -43,13 +44,13 @@ def test_each_call_is_one_line_on_disk_before_the_log_is_closed(tmp_path: Path) 
 
 
 def test_a_resumed_run_continues_the_curve_behind_its_checkpoint(tmp_path: Path) -> None:
-    experiment = make_experiment("none")
-    with open_log(experiment, tmp_path) as log:
+    recipe = make_experiment("none")
+    with open_log(recipe, tmp_path) as log:
         for step in (10, 20, 30):
             log.metrics({"train/output": 1 / step}, step)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "sec')  # killed while it wrote
-    with open_log(experiment, tmp_path, resume_step=20) as log:
+    with open_log(recipe, tmp_path, resume_step=20) as log:
         log.metrics({"train/output": 0.0}, 21)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [10, 20, 21]
@@ -134,12 +135,12 @@ print(f"close: {time.monotonic() - closing} s; imported: {'yes' if 'clearml' in 
 """
 
 
-def run_apart(experiment: Experiment, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_apart(recipe: PruningRecipe, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run RUN in its own process, where no ClearML account is to be found."""
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     return subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(dump_run(experiment)), str(folder)],
+        [sys.executable, "-c", RUN, json.dumps(dump_recipe(recipe)), str(folder)],
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

@@ -11,8 +11,8 @@ import pytest
 from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
 from safetensors.numpy import load_file
 
-from secateur.drift import load_drift
-from secateur.encoder import Encoder
+from secateur.encoders.encoder import TorchEncoder
+from secateur.evaluation.drift import load_drift
 
 RECIPE: dict[str, Any] = {
     "corpus": {"held_out": 0.3, "min_words": 2},
@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path, teacher: Encoder) -> Path:
+def bench(tmp_path: Path, teacher: TorchEncoder) -> Path:
     """A folder with a toy teacher, a corpus and a recipe."""
     put_teacher_and_pairs(tmp_path, teacher)
     recipe = RECIPE | {"teacher": {"model": "teacher"}, "corpus": RECIPE["corpus"] | {"files": ["pairs.tsv"]}}

@@ -13,23 +13,15 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from secateur.config import InputError
-from secateur.encoder import Encoder, embed, replace_tokenizer, save_encoder
-from secateur.trimming import (
-    Pieces,
-    choose_pieces,
-    cut_tokenizer,
-    fold_vectors,
-    measure_coverage,
-    read_vocabulary,
-    spell_best,
-    spell_greedily,
-    tokenize,
-    trim_vocabulary,
-    weigh_pieces,
-)
-from secateur.universal import find_package
-from secateur.wheels import unpack_model
+from secateur.config.errors import InputError
+from secateur.data.wheels import unpack_model
+from secateur.distillation.universal import find_package
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.saving import save_encoder
+from secateur.encoders.surgery import replace_tokenizer
+from secateur.pruning.spelling import Pieces, read_vocabulary, spell_best, spell_greedily
+from secateur.pruning.tokenizer import cut_tokenizer, tokenize
+from secateur.pruning.trimming import choose_pieces, fold_vectors, measure_coverage, trim_vocabulary, weigh_pieces
 
 RUBERT = ROOT / "../shared/tokenizers/rubert-tiny2"
 PAIRS = ROOT / "../shared/data/pairs/train.en-ru.tsv.gz"
@@ -60,7 +52,7 @@ def unigram() -> PreTrainedTokenizerFast:
 
 
 def test_sentences_whose_pieces_all_survive_keep_their_vector_bit_for_bit(
-    teacher: Encoder, sentences: list[str], tmp_path: Path
+    teacher: TorchEncoder, sentences: list[str], tmp_path: Path
 ) -> None:
     texts = texts_of(sentences, 8)
     trimmed = trim_vocabulary(teacher, texts, 190, fold=False)
@@ -77,7 +69,7 @@ def test_sentences_whose_pieces_all_survive_keep_their_vector_bit_for_bit(
     assert len(stock.tokenizer) == 190
 
 
-def test_folding_brings_the_vectors_of_sentences_nearer(teacher: Encoder, sentences: list[str]) -> None:
+def test_folding_brings_the_vectors_of_sentences_nearer(teacher: TorchEncoder, sentences: list[str]) -> None:
     texts = {"en": sentences[:32], "ru": sentences[32:]}
     plain, folded = (trim_vocabulary(teacher, texts, 150, fold=fold).encoder for fold in (False, True))
     expected = embed(teacher, sentences)
@@ -170,7 +162,7 @@ def test_a_kept_piece_is_spelt_without_itself() -> None:
     assert pieces.spell(0, {0, 3}) == ()
 
 
-def test_what_cannot_be_trimmed_is_one_line(teacher: Encoder, sentences: list[str]) -> None:
+def test_what_cannot_be_trimmed_is_one_line(teacher: TorchEncoder, sentences: list[str]) -> None:
     with pytest.raises(InputError, match="language ru has no text"):
         trim_vocabulary(teacher, {"en": sentences[:3], "ru": ["", " "]}, 100)
     backend = Tokenizer(models.BPE({"a": 0, "b": 1, "[PAD]": 2}, []))
@@ -179,7 +171,7 @@ def test_what_cannot_be_trimmed_is_one_line(teacher: Encoder, sentences: list[st
         trim_vocabulary(words, {"en": sentences[:3]}, 2)
 
 
-def test_a_size_that_is_not_exceeded_returns_the_encoder_itself(teacher: Encoder, sentences: list[str]) -> None:
+def test_a_size_that_is_not_exceeded_returns_the_encoder_itself(teacher: TorchEncoder, sentences: list[str]) -> None:
     assert trim_vocabulary(teacher, {"en": sentences[:3]}, 10**6).encoder is teacher
 
 

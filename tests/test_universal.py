@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secateur import universal
-from secateur.config import InputError
-from secateur.teachers import encode_units
-from secateur.universal import UniversalSentenceEncoder
+from secateur.config.errors import InputError
+from secateur.distillation import universal
+from secateur.distillation.universal import UniversalSentenceEncoder
+from secateur.encoders.vectors import encode_units
 
 STUB = """
 import numpy as np

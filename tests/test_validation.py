@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import MakeEncoder
 
-from secateur.corpus import Pairs
-from secateur.encoder import Encoder, embed
-from secateur.validation import retrieval, validate
+from secateur.data.pairs import Pairs
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.evaluation.validation import retrieval, validate
 
 
 def test_retrieval_is_the_share_of_rows_that_find_their_own() -> None:
@@ -30,7 +30,7 @@ def test_retrieval_does_not_depend_on_how_the_queries_are_cut_up() -> None:
     assert retrieval(queries, pool) == pytest.approx(expected)
 
 
-def test_a_perfect_student_has_cosine_one(teacher: Encoder, pairs: Pairs) -> None:
+def test_a_perfect_student_has_cosine_one(teacher: TorchEncoder, pairs: Pairs) -> None:
     en, ru = embed(teacher, pairs.en), embed(teacher, pairs.ru)
     result = validate(teacher, pairs.en, pairs.ru, en, ru, batch_size=8)
     assert result.cosine == pytest.approx(1, abs=1e-6)
@@ -46,7 +46,7 @@ def test_cosine_is_the_mean_over_both_languages(make_encoder: MakeEncoder, pairs
     assert validate(student, pairs.en, pairs.ru, en, ru, batch_size=64).cosine == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_embedded_teacher_finds_translations(embedded: Encoder, pairs: Pairs) -> None:
+def test_the_embedded_teacher_finds_translations(embedded: TorchEncoder, pairs: Pairs) -> None:
     en, ru = embed(embedded, pairs.en), embed(embedded, pairs.ru)
     assert retrieval(en, ru) > 0.9
     assert retrieval(ru, en) > 0.9

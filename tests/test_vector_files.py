@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import WriteVectors
 
-from secateur.config import InputError
-from secateur.targets import embed_corpus
-from secateur.vector_files import load_vectors
+from secateur.config.errors import InputError
+from secateur.distillation.targets import embed_corpus
+from secateur.distillation.vector_files import load_vectors
 
 
 def test_stored_vectors_are_found_by_their_sentence(write_vectors: WriteVectors, tmp_path: Path) -> None:

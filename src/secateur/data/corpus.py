@@ -1,0 +1,110 @@
+"""English-Russian pairs from files, data sets and catalogs: cleaned, deduplicated, split by hash.
+
+A row is a pair of translations or, if not `paired`, two sentences too short to be compared with each other:
+output matching, which needs no pairs, uses every row; everything else uses paired rows only.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from secateur.config.corpus import CorpusSettings
+from secateur.config.errors import InputError
+from secateur.data.catalogs import read_catalogs
+from secateur.data.cleaning import ANY, KeyedRow, clean_rows, drop_duplicates
+from secateur.data.pairs import Pairs, ParallelCorpus
+from secateur.data.sources import Row, read_aligned, read_dataset, read_table, read_words
+
+logger = logging.getLogger(__name__)
+
+
+def load_corpus(settings: CorpusSettings, cache: Path) -> ParallelCorpus:
+    """Read every source of `settings` and return what is left after cleaning, split into train and held-out rows.
+
+    A row's side depends on its English text alone, so it never changes when sources are added. Rows come in the
+    order of their hashes, whatever the order of the sources: any prefix is a fair sample. `cache` keeps wheels and
+    what was read from them.
+
+    Raises InputError: a source missing, unreadable or with too many malformed lines; nothing left on a side.
+    """
+    if not (settings.files or settings.datasets or settings.catalogs):
+        raise InputError("corpus: name at least one of files, datasets, catalogs")
+    rows = clean_rows(read_rows(settings, cache), min_words=settings.min_words, max_words=settings.max_words)
+    known = {keyed.row.source for keyed in rows} | {wheel.name for wheel in settings.catalogs}
+    for source in settings.max_per_source.keys() - known - {ANY}:
+        raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
+    rows = drop_duplicates(rows, settings.max_per_source)
+    corpus = split_rows(rows, settings.held_out)
+    check_sides(corpus, settings)
+    log_pairs("train", corpus.train)
+    log_pairs("held_out", corpus.held_out)
+    return corpus
+
+
+def check_sides(corpus: ParallelCorpus, settings: CorpusSettings) -> None:
+    """Raise InputError where one side has no pair; of a few pairs the hash may well hold out none, or all."""
+    train, held_out = sum(corpus.train.paired), sum(corpus.held_out.paired)
+    if train and held_out:
+        return
+    if not train + held_out:
+        rows = len(corpus.train)
+        raise InputError(f"corpus.min_words: {settings.min_words} words on each side, which none of {rows} rows has")
+    lack, remedy = ("to judge by", "larger") if train else ("to train on", "smaller")
+    raise InputError(
+        f"corpus.held_out: {settings.held_out} of {train + held_out} pairs, picked by hash, leaves none {lack}: "
+        f"give more pairs or a {remedy} share"
+    )
+
+
+def read_rows(settings: CorpusSettings, cache: Path) -> Iterator[Row]:
+    """Yield the rows of all sources, as they are there."""
+    for file in settings.files:
+        if isinstance(file, str):
+            yield from read_table(Path(file), settings.max_malformed)
+        else:
+            yield from read_aligned(Path(file[0]), Path(file[1]))
+    for dataset in settings.datasets:
+        yield from read_dataset(dataset)
+    yield from read_words(settings.words) if settings.words else ()
+    for source, pairs in read_catalogs(settings.catalogs, cache).items():
+        yield from (Row(en, ru, source) for en, ru in pairs)
+
+
+def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:
+    """Hold out paired rows by the hash of their English side; drop training rows that share a sentence with them."""
+    held: list[KeyedRow] = []
+    rest: list[KeyedRow] = []
+    en_held: set[str] = set()
+    ru_held: set[str] = set()
+    for keyed in rows:
+        if not keyed.paired or keyed.place >= held_out:
+            rest.append(keyed)
+        elif keyed.en_key not in en_held and keyed.ru_key not in ru_held:  # twice in a pool, a sentence finds itself
+            held.append(keyed)
+            en_held.add(keyed.en_key)
+            ru_held.add(keyed.ru_key)
+    train = [keyed for keyed in rest if keyed.en_key not in en_held and keyed.ru_key not in ru_held]
+    logger.info(
+        "%d rows held out, %d more with a sentence held out twice dropped, %d leaks dropped from training",
+        len(held), len(rows) - len(rest) - len(held), len(rest) - len(train),
+    )  # fmt: skip
+    return ParallelCorpus(gather(train), gather(held))
+
+
+def gather(rows: list[KeyedRow]) -> Pairs:
+    return Pairs(
+        en=[keyed.row.en for keyed in rows],
+        ru=[keyed.row.ru for keyed in rows],
+        source=[keyed.row.source for keyed in rows],
+        paired=[keyed.paired for keyed in rows],
+    )
+
+
+def log_pairs(side: str, pairs: Pairs) -> None:
+    per_source = ", ".join(f"{source} {count}" for source, count in Counter(pairs.source).most_common())
+    sentences = len(set(pairs.en)) + len(set(pairs.ru))
+    logger.info(
+        "%s: %d pairs and %d rows too short to be pairs, %d sentences; rows per source: %s",
+        side, sum(pairs.paired), len(pairs) - sum(pairs.paired), sentences, per_source,
+    )  # fmt: skip

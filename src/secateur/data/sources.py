@@ -1,0 +1,139 @@
+"""Rows of parallel text from files and Hugging Face data sets, as they are there."""
+
+import gzip
+import logging
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from secateur.config.corpus import DatasetSettings
+from secateur.config.errors import InputError, require
+
+FREQUENT = "wordfreq"
+LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
+
+logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    en: str
+    ru: str
+    source: str
+    translated: bool = True  # one side is the translation of the other
+
+
+def read_table(path: Path, max_malformed: float) -> list[Row]:
+    """Read en, ru[, source] from a tab-separated file; lines of another width than most are skipped up to a share."""
+    table = [(number, line.split("\t")) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+    widths = Counter(len(cells) for _, cells in table if len(cells) in (2, 3))
+    width = widths.most_common(1)[0][0] if widths else 3
+    malformed = [(number, len(cells)) for number, cells in table if len(cells) != width]
+    if len(malformed) > max_malformed * len(table):
+        number, columns = malformed[0]
+        raise InputError(
+            f"{path}: line {number} has {columns} tab-separated columns, not {width if widths else '2 (en, ru) or 3'}; "
+            f"{len(malformed)} of {len(table)} lines are malformed, at most {max_malformed:.2%} may be"
+        )
+    logger.info("%s: %d rows, %d malformed lines skipped", path, len(table) - len(malformed), len(malformed))
+    name = source_name(path)
+    return [Row(cells[0], cells[1], "".join(cells[2:]).strip() or name) for _, cells in table if len(cells) == width]
+
+
+def read_aligned(en_path: Path, ru_path: Path) -> list[Row]:
+    """Read two texts whose n-th lines are translations of each other."""
+    en, ru = read_lines(en_path), read_lines(ru_path)
+    if len(en) != len(ru):
+        raise InputError(f"{en_path} has {len(en)} lines, {ru_path} has {len(ru)}: aligned texts have equally many")
+    logger.info("%s, %s: %d rows", en_path, ru_path, len(en))
+    name = source_name(en_path)
+    return [Row(*sides, name) for sides in zip(en, ru, strict=True)]
+
+
+def source_name(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a UTF-8 text, gzipped if its name ends in .gz; a byte order mark and \\r\\n are tolerated."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line} is not UTF-8 (byte {content[error.start]:#04x})") from None
+    if not text.strip():
+        raise InputError(f"{path}: empty")
+    # Not splitlines(), which also breaks at \x0b, \x85 and U+2028, inside a sentence.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_dataset(dataset: DatasetSettings) -> Iterator[Row]:
+    """Yield the rows of a Hugging Face data set, hub name or local folder."""
+    import datasets  # takes a second, and most runs need none
+
+    count = 0
+    try:
+        table = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, streaming=dataset.streaming)
+        for record in tqdm(islice(table, dataset.limit), dataset.name, total=dataset.limit, unit=" rows", disable=None):
+            en, ru = (read_column(record, column, dataset.name) for column in (dataset.en, dataset.ru))
+            yield Row(en, ru, dataset.name)
+            count += 1
+    except InputError:
+        raise
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"dataset {dataset.name}, split {dataset.split}: {reason}") from error
+    logger.info("dataset %s: %d rows", dataset.name, count)
+
+
+def read_words(count: int) -> list[Row]:
+    """Return the `count` most frequent words of each language, two to a row, by rank; no row is a pair."""
+    en, ru = (list(islice(word_frequencies(language), count)) for language in ("en", "ru"))
+    return [Row(*sides, FREQUENT, translated=False) for sides in zip(en, ru, strict=False)]
+
+
+def word_frequencies(language: str) -> dict[str, float]:
+    """Return the words of `en` or `ru` in its own letters, as shares of all words, the most frequent first.
+
+    They come from the optional package wordfreq (Speer, 2022): subtitles, encyclopedia, news, books, posts, the web.
+    Raises InputError where it is not installed.
+    """
+    require("wordfreq", extra="words", by="corpus.words, student.vocabulary.general")
+    from wordfreq import get_frequency_dict
+
+    letters = LETTERS[language]
+    frequencies = get_frequency_dict(language, "best")
+    return {word: share for word, share in frequencies.items() if letters.fullmatch(word)}
+
+
+def read_column(record: dict[str, Any], column: str, name: str) -> str:
+    """Return a text column; `a.b` is the column of that name or, if there is none, the field b of the struct a."""
+    value: Any = record
+    for key in [column] if column in record else column.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise InputError(f"dataset {name}: no column {column}; there are {', '.join(list_columns(record))}")
+        value = value[key]
+    if not isinstance(value, str | None):
+        raise InputError(f"dataset {name}: column {column} holds {type(value).__name__}, not text")
+    return value or ""
+
+
+def list_columns(record: dict[str, Any]) -> Iterator[str]:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{field}" for field in list_columns(value))
+        else:
+            yield key

@@ -1,0 +1,1 @@
+"""Teachers' vectors, and the training that pulls a student towards them."""

@@ -1,0 +1,104 @@
+"""Tokenised pairs, and their order: batches of like length, drawn by weight."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from secateur.config.distillation import DistillationSettings
+from secateur.config.errors import InputError
+from secateur.data.pairs import Pairs
+from secateur.distillation.targets import Targets
+from secateur.encoders.encoder import TorchEncoder, pad_rows, tokenize
+
+
+def check_batch(weights: np.ndarray, settings: DistillationSettings) -> None:
+    """Raise InputError where an epoch, as long as the sum of the rows' weights, is shorter than a batch."""
+    drawn = int(weights.sum())
+    if drawn < settings.batch_size:
+        raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {drawn} rows")
+
+
+class PairDataset(Dataset[int]):
+    """Pairs tokenised once; an item is a row number, and `collate` turns row numbers into a batch."""
+
+    def __init__(
+        self,
+        encoder: TorchEncoder,
+        pairs: Pairs,
+        targets: Targets | None,
+        max_length: int,
+        source_weights: Mapping[str, float] = MappingProxyType({}),
+    ):
+        self.encoder = encoder
+        self.targets = targets
+        self.paired = torch.tensor(pairs.paired)
+        pieces = tokenize(encoder, [*pairs.en, *pairs.ru])
+        self.pieces = [np.array(cut(row, max_length), np.int32) for row in pieces]
+        lengths = np.array([len(row) for row in self.pieces])
+        self.lengths = np.maximum(lengths[: len(pairs.en)], lengths[len(pairs.en) :])
+        self.weights = pairs.weigh(source_weights)
+
+    def __len__(self) -> int:
+        return len(self.paired)
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+    def collate(self, rows: list[int]) -> dict[str, Tensor]:
+        """Return the 2B sentences of B rows, English first: input_ids, attention_mask, paired [B], targets [2B, D]."""
+        both = [*rows, *(row + len(self) for row in rows)]
+        batch = pad_rows([self.pieces[row].tolist() for row in both], self.encoder.tokenizer.pad_token_id)
+        batch["paired"] = self.paired[rows]
+        if self.targets is not None:
+            batch["targets"] = torch.from_numpy(self.targets[np.array(both)])
+        return batch
+
+
+def cut(pieces: list[int], max_length: int) -> list[int]:
+    """Cut word pieces at max_length, keeping the closing one."""
+    return pieces if len(pieces) <= max_length else [*pieces[: max_length - 1], pieces[-1]]
+
+
+class LengthSampler(Sampler[int]):
+    """Each epoch: draw rows by their weights, shuffle, sort stretches of 50 batches by length, shuffle the batches.
+
+    An epoch is as long as the weights' sum. A row of weight w is drawn floor(w) or ceil(w) times in it, w on average.
+    The order depends on the seed, the epoch and the global batch size alone, so any number of processes and any
+    accumulation see the same global batches.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, weights: np.ndarray | None = None):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.weights = np.ones(len(lengths)) if weights is None else weights
+        self.drawn = int(self.weights.sum())
+
+    def __len__(self) -> int:
+        return self.drawn // self.batch_size * self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = self.draw_rows(generator)[: len(self)]
+        stretch = 50 * self.batch_size
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), stretch):
+            rows = order[start : start + stretch]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            batches += np.split(rows, len(rows) // self.batch_size)
+        for number in generator.permutation(len(batches)):
+            yield from batches[number].tolist()
+
+    def draw_rows(self, generator: np.random.Generator) -> np.ndarray:
+        """Systematic sampling (Madow 1944): points 1 apart on the rows' weights laid end to end, in random order."""
+        rows = generator.permutation(len(self.lengths))
+        if (self.weights == 1).all():
+            return rows
+        ends = np.cumsum(self.weights[rows])
+        points = np.arange(self.drawn) + generator.random()
+        return generator.permutation(rows[np.searchsorted(ends, points, side="right")])

@@ -1,0 +1,250 @@
+"""The Hugging Face Trainer with our loss, our batches and held-out cosine as its measure."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from secateur.config.distillation import DistillationSettings
+from secateur.config.errors import InputError
+from secateur.distillation.batches import LengthSampler, PairDataset, check_batch
+from secateur.distillation.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
+from secateur.encoders.device import pick_precision
+from secateur.encoders.encoder import TorchEncoder, encode
+from secateur.encoders.machine import trim_memory
+from secateur.encoders.padding import split_by_length
+
+log = logging.getLogger(__name__)
+
+Log = Callable[[Mapping[str, float], int], None]
+Validate = Callable[[TorchEncoder], Mapping[str, float]]
+
+
+class VectorModel(nn.Module):
+    """What the Trainer wraps: padded inputs to unit vectors and last hidden states, in parts on a CPU.
+
+    A batch has pairs of like length, but of a pair one side is longer: padded to one length, an eighth is padding.
+    """
+
+    def __init__(self, encoder: TorchEncoder):
+        super().__init__()
+        self.model = encoder.model
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        whole = {"input_ids": input_ids, "attention_mask": attention_mask}
+        on_cpu = input_ids.device.type == "cpu"
+        parts = split_by_length(attention_mask.sum(dim=1).numpy(), PART_PIECES) if on_cpu else []
+        if len(parts) < 2:
+            encoded = encode(self.encoder, whole)
+            return encoded.vectors, encoded.tokens
+        vectors, tokens = [], []
+        for rows, length in parts:
+            encoded = encode(self.encoder, {name: values[rows, :length] for name, values in whole.items()})
+            vectors.append(encoded.vectors)
+            tokens.append(nn.functional.pad(encoded.tokens, (0, 0, 0, input_ids.shape[1] - length)))
+        back = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return torch.cat(vectors)[back], torch.cat(tokens)[back]
+
+
+class DistillationTrainer(Trainer):
+    """The Hugging Face Trainer with our loss, our batches and held-out cosine as its measure."""
+
+    def __init__(
+        self,
+        student: TorchEncoder,
+        teacher: TorchEncoder | None,
+        dataset: PairDataset,
+        settings: DistillationSettings,
+        *,
+        folder: Path,
+        seed: int,
+        validate: Validate,
+        log_metrics: Log,
+        callbacks: tuple[TrainerCallback, ...],
+    ):
+        arguments = training_arguments(settings, student, folder, seed)
+        parts = arguments.world_size * settings.accumulation
+        if settings.batch_size % parts:
+            raise InputError(
+                f"distillation.batch_size: {settings.batch_size} is not divisible by "
+                f"{arguments.world_size} processes x {settings.accumulation} accumulated batches"
+            )
+        arguments.per_device_train_batch_size = settings.batch_size // parts
+        check_batch(dataset.weights, settings)
+        for parameter in student.model.parameters():
+            parameter.requires_grad_(parameter.numel() > 0)  # a layer without heads has empty matrices
+        self.settings, self.student, self.teacher, self.rows = settings, student, teacher, dataset
+        self.validate, self.log_metrics = validate, log_metrics
+        self.terms, self.parts = torch.zeros(2), 0
+        self.order_seed = seed
+        super().__init__(
+            model=VectorModel(student), args=arguments, train_dataset=dataset, eval_dataset=dataset,
+            data_collator=dataset.collate,
+            callbacks=[TrimMemory(), *callbacks],
+        )  # fmt: skip
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = True  # what older releases ask instead
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(QuietProgress)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        return LengthSampler(self.rows.lengths, self.settings.batch_size, self.order_seed, self.rows.weights)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """Return [pairs, matched sentences or tokens] of the global batch."""
+        counts = torch.zeros(2, device=device)
+        for batch in batch_samples:
+            tokens = self.settings.matching == "tokens"
+            matched = batch["attention_mask"].sum() if tokens else torch.tensor(len(batch["attention_mask"]))
+            counts += torch.stack([batch["paired"].sum().to(device), matched.to(device)])
+        total: Tensor = self.accelerator.reduce(counts, reduction="sum")
+        return total
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return this process's share of the loss, times the number of processes (gradients are averaged)."""
+        settings = self.settings
+        vectors, tokens = model(inputs["input_ids"], inputs["attention_mask"])
+        en, ru = vectors.chunk(2)
+        en, ru = en[inputs["paired"]], ru[inputs["paired"]]
+        if settings.similarity == "contrastive":
+            similarity = similarity_contrastive(en, ru, temperature=settings.temperature)
+        else:
+            similarity = similarity_mse(en, ru)
+        if settings.matching == "tokens":
+            output = match_tokens(tokens, self.teacher_tokens(inputs), inputs["attention_mask"])
+        else:
+            output = match_embedding(vectors, inputs["targets"])
+        pairs, matched = num_items_in_batch.clamp(min=1)
+        terms = torch.stack([similarity.sum() / pairs, output.sum() / matched])
+        self.terms, self.parts = self.terms.to(terms.device) + terms.detach(), self.parts + 1
+        loss = settings.w_similarity * terms[0] + settings.w_output * terms[1]
+        share: Tensor = loss * self.accelerator.num_processes
+        return share
+
+    def teacher_tokens(self, inputs: dict[str, Tensor]) -> Tensor:
+        assert self.teacher is not None, "tokens matching runs the teacher"
+        with torch.no_grad():
+            padded = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            tokens: Tensor = self.teacher.transformer(**padded).last_hidden_state
+        return tokens
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the word pieces' vectors a learning rate of their own, where the recipe names one."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.settings.embedding_learning_rate
+        if rate is not None and len(optimizer.param_groups) < 3:
+            vectors = self.student.transformer.get_input_embeddings().weight
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if parameter is not vectors]
+            optimizer.add_param_group({"params": [vectors], "lr": rate, "weight_decay": self.settings.weight_decay})
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
+        if self.settings.schedule != "annealing":
+            return super().create_scheduler(num_training_steps, optimizer)
+        assert self.optimizer is not None, "the Trainer makes its optimizer first"
+        schedule = CosineAnnealingLR(
+            self.optimizer, T_max=self.settings.annealing_steps, eta_min=self.settings.annealing_floor
+        )
+        self.lr_scheduler = schedule  # type: ignore[assignment] # any scheduler does
+        self._created_lr_scheduler = True
+        return schedule
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the student on held-out pairs; `keep: best` keeps the checkpoint of the highest cosine."""
+        training = self.student.model.training
+        self.student.model.eval()
+        metrics = dict(self.validate(self.student))
+        self.student.model.train(training)
+        self.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, self.state.global_step)
+        log.info("step %d: held-out cosine %.4f", self.state.global_step, metrics["cosine"])
+        named = {f"eval_{name}": value for name, value in metrics.items()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        return named
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each term of the loss, a mean over the steps since the last line, and hand the line on."""
+        if "loss" in logs:
+            steps = self.parts / self.settings.accumulation
+            terms = self.accelerator.reduce(self.terms, reduction="sum") / steps
+            self.terms, self.parts = torch.zeros(2), 0
+            logs = {**logs, "similarity": terms[0].item(), "output": terms[1].item()}
+            self.log_metrics({f"train/{name}": value for name, value in logs.items()}, self.state.global_step)
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the weights as safetensors and nothing else; the Trainer would pickle its arguments beside them."""
+        path = Path(output_dir or str(self.args.output_dir))
+        path.mkdir(parents=True, exist_ok=True)
+        weights = state_dict if state_dict is not None else VectorModel(self.student).state_dict()
+        save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
+
+
+PART_PIECES = 2048  # of a batch that go through the student at once, on a CPU
+TRIM_EVERY = 50  # steps
+COLLATORS = 2  # processes that make batches while a GPU computes; on a CPU they would take its cores
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "annealing": "constant"}
+
+
+def training_arguments(
+    settings: DistillationSettings, student: TorchEncoder, folder: Path, seed: int
+) -> TrainingArguments:
+    on_cpu = student.device.type == "cpu"
+    every = min(settings.evaluate_every, settings.steps)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_steps,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        optim="adamw_torch_fused",
+        bf16=pick_precision(settings.precision, student.device) == "bf16",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and torch.distributed.is_initialized() else None,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=settings.keep == "best",
+        metric_for_best_model="cosine",
+        greater_is_better=True,
+        logging_steps=min(20, every),
+        logging_nan_inf_filter=False,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=0 if on_cpu else COLLATORS,
+        remove_unused_columns=False,
+        report_to=[],
+        seed=seed,
+        label_names=[],
+    )
+
+
+class TrimMemory(TrainerCallback):
+    """Batches of many lengths leave holes between live tensors that the C library would keep, gigabytes of them."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % TRIM_EVERY == 0:
+            trim_memory()
+
+
+class QuietProgress(ProgressCallback):
+    """The Trainer's bar with rate and time left, the loss beside it instead of a line each time."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)

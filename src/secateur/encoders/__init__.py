@@ -1,0 +1,1 @@
+"""An encoder as an object: load it, run it, rebuild it, count what it costs."""

@@ -1,0 +1,1 @@
+"""What a student is worth: held-out pairs, encodechka, the probe."""

@@ -1,0 +1,1 @@
+"""A student for others: ONNX files behind a quality gate, model cards, the hub."""

@@ -1,0 +1,302 @@
+"""ONNX files of a model folder, measured before they are kept; what was measured, in parity.json and on the card.
+
+MODEL/onnx/model.onnx must give torch's vectors to 1e-5, MODEL/onnx/model_qint8.onnx must pass the gate; both are read
+back through ONNX Runtime from the file itself. A file that falls short is not left behind.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+from tokenizers import Tokenizer
+
+from secateur import __version__
+from secateur.config.errors import InputError, QualityError
+from secateur.config.evaluation import EncodechkaSettings
+from secateur.config.quality import QualitySettings
+from secateur.config.reading import build_settings
+from secateur.config.teacher import TeacherSettings
+from secateur.data.files import hash_file, whole_file, whole_folder, write_json, write_text
+from secateur.encoders.cost import count_bytes, count_parameters
+from secateur.encoders.encoder import TorchEncoder, count_positions, tokenize
+from secateur.encoders.inference import FILES, OPENVINO, PARITY, UNLIMITED, Encoder, find_backends
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.machine import read_processor
+from secateur.encoders.onnx_graph import build_graph
+from secateur.encoders.saving import save_encoder
+from secateur.evaluation.benchmark_data import find_data
+from secateur.evaluation.encodechka import score_encodechka
+from secateur.evaluation.leaderboard import SENTENCE_TASKS, mean_s
+from secateur.export.card import update_card
+from secateur.export.quality import (
+    Judge,
+    Quality,
+    Search,
+    Texts,
+    choose_int8,
+    find_shortfall,
+    make_judge,
+    pick_levels,
+    read_pairs,
+    read_probe_texts,
+)
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5  # of any component of a unit vector, float file against torch
+HASHED = (".json", ".safetensors", ".txt", ".model", ".py")  # what a model folder's vectors depend on
+PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime", "openvino")
+
+
+def export(
+    model: str,
+    gate: QualitySettings,
+    *,
+    out: Path | None = None,
+    int8: bool = True,
+    pairs: Path | None = None,
+    data: Path | None = None,
+    threads: int | None = None,
+) -> list[dict[str, Any]]:
+    """Write a model's ONNX files, parity.json and its card; return a row of measured numbers for each artefact.
+
+    `out`: another folder, which gets a copy of the model. `pairs`: a .tsv to judge by (the probe's sentences). `data`:
+    encodechka's files, to score every artefact on. Raises InputError: not a model, no ONNX form; GateError: the float
+    file differs from torch, or no int8 file passes the gate: that file is not kept, what passed is.
+    """
+    texts = read_pairs(pairs, gate.sentences) if pairs else read_probe_texts(gate.sentences)
+    benchmark = find_benchmark(data) if data else None
+    folder, encoder = prepare_folder(model, out)
+    judge = make_judge(encoder, texts.judged, texts.pairs, threads)
+    check_tokenizer(encoder, folder, texts)
+    shortfall = ""
+    try:
+        made = {"onnx": write_float(encoder, folder, judge)}
+    except QualityError:
+        if not any((folder / "onnx").iterdir()):
+            (folder / "onnx").rmdir()
+        raise
+    if int8:
+        try:
+            made["onnx-int8"] = write_int8(encoder, folder, judge, texts, gate)
+        except QualityError as error:
+            shortfall = str(error)
+    if "onnx-int8" not in made:
+        (folder / FILES["onnx-int8"]).unlink(missing_ok=True)  # of an earlier export
+    record = describe_export(encoder, folder, texts, judge, made)
+    if find_spec("openvino"):
+        for name in made:
+            record["artefacts"][FILES[name]]["openvino"] = try_openvino(folder / FILES[name], name, judge, gate)
+    keep(record, folder)
+    if benchmark is not None:
+        score_artefacts(record["artefacts"], folder, benchmark, threads)
+        keep(record, folder)
+    if shortfall:
+        raise QualityError(f"{model}: no int8 file is left: {shortfall}; the float file is kept")
+    return list_rows(record)
+
+
+def find_benchmark(data: Path) -> Path:
+    """Return the folder of encodechka's files, checked."""
+    settings = {"data": str(data), "tasks": SENTENCE_TASKS}
+    return find_data(build_settings(EncodechkaSettings, settings, origin="--data"), data)
+
+
+def prepare_folder(model: str, out: Path | None) -> tuple[Path, TorchEncoder]:
+    """Return the folder to write in, and its encoder; with `out` a copy of the model is made there."""
+    folder = Path(model)
+    if out is None and not folder.is_dir():
+        raise InputError(f"{model}: no such folder; --out names one for the copy of a hub's model")
+    encoder = load_encoder(TeacherSettings(model=model, max_length=UNLIMITED))
+    build_graph(encoder)  # what has no ONNX form is said before anything is written
+    if out is None:
+        return folder, encoder
+    if folder.is_dir():
+        with whole_folder(out) as temporary:
+            shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", PARITY))
+    else:
+        save_encoder(encoder, out)
+    return out, encoder
+
+
+def check_tokenizer(encoder: TorchEncoder, folder: Path, texts: Texts) -> None:
+    """Raise InputError if tokenizer.json alone does not read sentences as the loaded tokenizer does."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the ONNX files are used with it")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(encoder.max_length)
+    tokenizer.no_padding()
+    ours = [each.ids for each in tokenizer.encode_batch_fast(texts.calibration)]
+    for sentence, own, expected in zip(texts.calibration, ours, tokenize(encoder, texts.calibration), strict=True):
+        if own != expected:
+            raise InputError(f"{path}: reads {sentence!r} in other word pieces than the model's tokenizer")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An ONNX file that was kept."""
+
+    quality: Quality
+    int8: int  # matrices
+    kept_float: tuple[str, ...]  # matrices put back to float by the gate
+    levels: int | None
+
+
+def write_float(encoder: TorchEncoder, folder: Path, judge: Judge) -> Made:
+    with whole_file(folder / FILES["onnx"]) as temporary:
+        onnx.save(build_graph(encoder), str(temporary))
+        quality = judge.measure(temporary)
+        log.info("%s: differs from torch by %.1e at most", folder / FILES["onnx"], quality.max_difference)
+        flaw = find_difference(quality)
+        if flaw:
+            raise QualityError(f"{folder / FILES['onnx']}: {flaw}; it is not kept")
+    return Made(quality, 0, (), None)
+
+
+def find_difference(quality: Quality) -> str:
+    """Return by how much a float file differs from torch, where that is too much; empty: it does not."""
+    if quality.max_difference <= TOLERANCE:
+        return ""
+    return f"differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}"  # also where it is NaN
+
+
+def write_int8(encoder: TorchEncoder, folder: Path, judge: Judge, texts: Texts, gate: QualitySettings) -> Made:
+    """Write the file with as many matrices in int8 as pass the gate; raise GateError where no file does."""
+    pairs = len(texts.calibration) // 2 if texts.pairs else 0
+    calibration = make_judge(encoder, texts.calibration, pairs, judge.threads)
+    search = Search(encoder, calibration, pick_levels(gate, read_processor().adds_int8_exactly))
+    # a few hundred sentences say little of retrieval: matrices are chosen by cosine, the file is judged by everything
+    int8, back = choose_int8(search, replace(gate, max_retrieval_loss=1.0))
+    while int8:
+        try:
+            return write_checked(search, int8, back, folder / FILES["onnx-int8"], judge, gate)
+        except QualityError as error:
+            log.info("%s", error)
+        int8 = int8 if back else search.rank(int8)
+        more = max(1, len(back) // 4)
+        int8, back = int8[more:], [*back, *int8[:more]]
+    flaw = find_shortfall(search.measure(back[-1:]), calibration.torch, gate)
+    raise QualityError(f"{back[-1]} alone in int8: {flaw}" if flaw else "too little stays in int8")
+
+
+def write_checked(
+    search: Search, int8: Sequence[str], back: Sequence[str], path: Path, judge: Judge, gate: QualitySettings
+) -> Made:
+    with whole_file(path) as temporary:
+        onnx.save(search.build(int8), str(temporary))
+        quality = judge.measure(temporary)
+        flaw = find_shortfall(quality, judge.torch, gate)
+        if flaw:
+            raise QualityError(f"{len(int8)} matrices in int8, {len(back)} in float: {flaw}")
+    log.info("%s: cosine %.5f; %d matrices in int8, %d put back to float", path, quality.cosine, len(int8), len(back))
+    return Made(quality, len(int8), tuple(back), search.levels)
+
+
+def try_openvino(path: Path, name: str, judge: Judge, gate: QualitySettings) -> dict[str, Any]:
+    """Return what a kept file is worth as OpenVINO runs it, with the reason under `refused` where that is too little:
+    the backend is then not to be had, the file itself stays."""
+    quality = judge.measure(path, backend="openvino")
+    flaw = find_shortfall(quality, judge.torch, gate) if name == "onnx-int8" else find_difference(quality)
+    if flaw:
+        log.warning("%s: not offered with OpenVINO: %s", path, flaw)
+    return describe_quality(quality) | ({"refused": flaw} if flaw else {})
+
+
+def describe_export(
+    encoder: TorchEncoder, folder: Path, texts: Texts, judge: Judge, made: Mapping[str, Made]
+) -> dict[str, Any]:
+    """Return what parity.json says: the machine, the sentences, each artefact's hash, size and quality."""
+    files = {path.relative_to(folder).as_posix(): hash_file(path) for path in list_hashed(folder)}
+    listed = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    artefacts: dict[str, Any] = {
+        "torch": {
+            "sha256": sha256(listed.encode()).hexdigest(),
+            "files": files,
+            "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            **describe_quality(judge.torch),
+        }
+    }
+    for name, each in made.items():
+        path = folder / FILES[name]
+        artefacts[FILES[name]] = {
+            "sha256": hash_file(path),
+            "bytes": path.stat().st_size,
+            **describe_quality(each.quality),
+        }
+        if each.levels is not None:
+            gate = {"int8_matrices": each.int8, "float_matrices": list(each.kept_float), "levels": each.levels}
+            artefacts[FILES[name]] |= gate
+    processor = read_processor()
+    return {
+        "secateur": __version__,
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
+        "processor": {"name": processor.name, "instructions": list(processor.instructions)},
+        "input": {
+            "max_length": min(encoder.max_length, count_positions(encoder.transformer)),
+            "pad_id": encoder.tokenizer.pad_token_id,
+        },
+        "model": {
+            "parameters": count_parameters(encoder),
+            "bytes_in_memory": count_bytes(encoder),
+            "dimension": encoder.dimension,
+        },
+        "judged_by": texts.origin,
+        "artefacts": artefacts,
+    }
+
+
+def list_hashed(folder: Path) -> list[Path]:
+    """Return the files of a model folder that its vectors depend on, by name; not what export writes."""
+    inside = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in HASHED]
+    own = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in own if path != folder / PARITY and path.relative_to(folder).parts[0] != "onnx"]
+
+
+def describe_quality(quality: Quality) -> dict[str, Any]:
+    plain = asdict(quality)
+    retrieval = {way: plain.pop(way) for way in ("en_ru", "ru_en")}
+    return plain if quality.en_ru is None else plain | {"retrieval": retrieval}
+
+
+def keep(record: Mapping[str, Any], folder: Path) -> None:
+    """Write parity.json, and what it says onto the card."""
+    write_json(folder / PARITY, record)
+    path = folder / "README.md"
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_text(path, update_card(old, record, name=folder.resolve().name))
+
+
+def score_artefacts(artefacts: dict[str, dict[str, Any]], folder: Path, data: Path, threads: int | None) -> None:
+    """Add to each artefact its own-vector scores on encodechka, read from disk as a user would."""
+    for backend in ("torch", *find_backends(folder)):
+        encoder = Encoder(folder, backend=backend, threads=threads)
+        own = score_encodechka(
+            encoder, data, tasks=SENTENCE_TASKS, own_only=True, progress=f"encodechka, {backend}"
+        ).own
+        known = {task: None if math.isnan(score) else score for task, score in own.items()}
+        artefact = artefacts[FILES.get(OPENVINO.get(backend, backend), backend)]
+        (artefact["openvino"] if backend in OPENVINO else artefact).update(mean_s=mean_s(own), encodechka=known)
+
+
+def list_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each artefact: its name, MB on disk and what was measured."""
+    rows = []
+    artefacts = record["artefacts"].items()
+    by_openvino = {f"{name}, OpenVINO": each | each["openvino"] for name, each in artefacts if "openvino" in each}
+    for name, each in [*artefacts, *by_openvino.items()]:
+        if "refused" in each:
+            continue
+        row = {"artefact": name, "mb": each["bytes"] / 1e6, "cosine": each["cosine"], "low": each["low_cosine"]}
+        row |= each.get("retrieval", {})
+        row |= {"mean_s": each["mean_s"]} if each.get("mean_s") is not None else {}
+        rows.append(row | {"difference": each["max_difference"]})
+    return rows

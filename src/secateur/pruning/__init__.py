@@ -1,0 +1,1 @@
+"""Measure what matters, choose what is kept, cut the rest away, repair what is left."""

@@ -1,0 +1,39 @@
+"""How much each head, FFN neuron and channel of the hidden width matters: first-order Taylor scores over a corpus."""
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from secateur.config.errors import InputError
+from secateur.config.pruning import SaliencySettings
+from secateur.data.pairs import Pairs
+from secateur.encoders.device import computing_in
+from secateur.encoders.encoder import TorchEncoder, pad, tokenize
+from secateur.pruning.criteria import CRITERIA
+from secateur.pruning.gates import PairBatches, frozen
+from secateur.pruning.scores import Saliency
+
+
+def measure_saliency(
+    encoder: TorchEncoder, pairs: Pairs, settings: SaliencySettings, *, seed: int, progress: str = ""
+) -> Saliency:
+    """Score every head, neuron and hidden channel of `encoder` on the first `settings.pairs` translation pairs.
+
+    The model is used in evaluation mode and comes back as it was. The pairs run in batches of like length.
+    """
+    measure = CRITERIA[settings.criterion]
+    generator = torch.Generator().manual_seed(seed)
+    with frozen(encoder), computing_in(settings.precision, encoder.device):
+        return measure(encoder, pair_batches(encoder, pairs, settings, progress), generator)
+
+
+def pair_batches(encoder: TorchEncoder, pairs: Pairs, settings: SaliencySettings, progress: str) -> PairBatches:
+    """Yield inputs of 2B sentences: B English, then their B translations, pairs of like length together."""
+    translations = pairs.translations.draw(settings.pairs, {})
+    if not len(translations):
+        raise InputError("saliency: the corpus has no translation pairs to measure on")
+    en, ru = tokenize(encoder, translations.en), tokenize(encoder, translations.ru)
+    order = np.argsort([max(len(a), len(b)) for a, b in zip(en, ru, strict=True)], kind="stable")
+    for start in tqdm(range(0, len(order), settings.batch_size), desc=progress, unit=" batches", disable=not progress):
+        chosen = order[start : start + settings.batch_size]
+        yield pad(encoder, [en[i] for i in chosen] + [ru[i] for i in chosen])

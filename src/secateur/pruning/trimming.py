@@ -1,0 +1,198 @@
+"""Vocabulary trimming: keep the word pieces that texts of the user's languages need, let others be spelt with them.
+
+Which pieces stay: every piece has a weight, its share of a language's text, averaged over the languages; cutting it
+costs its weight times the squared distance from its vector to the mean of the vectors that then spell it. The pieces
+that cost most stay. Special tokens stay, and so do the single letters of every script that the texts are written in and
+whatever cannot be spelt with them: no text of these languages gets an unknown token that it did not have.
+
+What a cut piece leaves: its vector is folded into those that now spell it. With K and C the kept and the cut pieces, w
+their weights, e their vectors and A the matrix whose row c holds 1/k at each of the k pieces that spell c, the new
+vectors x of the kept pieces are the weighted least squares
+
+    min over x of  sum over k in K of w_k |x_k - e_k|^2  +  sum over c in C of w_c |(A x)_c - e_c|^2.
+
+Without folding, sentences whose pieces were all kept have bit for bit the same vector as before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import splu
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from secateur.config.errors import InputError
+from secateur.encoders.encoder import TorchEncoder
+from secateur.pruning.lowrank import floor_weights
+from secateur.pruning.spelling import Pieces, find_needed, find_ours, read_vocabulary
+from secateur.pruning.tokenizer import fast_tokenizer, replace_pieces, tokenize
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a trimmed vocabulary does to one language's text."""
+
+    language: str
+    pieces_before: float  # a word
+    pieces_after: float
+    unknown_before: int
+    unknown_after: int
+    survived: float  # share of the sentences whose pieces were all kept
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    encoder: TorchEncoder
+    kept: tuple[int, ...]  # numbers in the old vocabulary, ascending: new number i is old number kept[i]
+
+
+def trim_vocabulary(
+    encoder: TorchEncoder,
+    texts: Mapping[str, Sequence[str]],
+    size: int,
+    *,
+    fold: bool = True,
+    weights: np.ndarray | None = None,
+) -> Trimmed:
+    """Return an encoder that reads with `size` pieces of its vocabulary, chosen for `texts`: sentences by language.
+
+    `weights` are what `weigh_pieces` returns for them, where they are known.
+
+    Raises InputError: a language without text, a tokenizer that is neither WordPiece nor Unigram, a size that the
+    letters of the texts alone exceed. A `size` that the vocabulary does not exceed returns the encoder as it is.
+    """
+    check_texts(texts)
+    tokenizer = fast_tokenizer(encoder)
+    pieces = read_vocabulary(tokenizer)
+    if size >= len(tokenizer):
+        return Trimmed(encoder, tuple(range(len(tokenizer))))
+    weights = weigh_pieces(tokenizer, texts) if weights is None else weights
+    vectors = word_vectors(encoder)
+    kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size)
+    known = set(kept)
+    parts = {piece: pieces.spell(piece, known) for piece in np.flatnonzero(weights).tolist() if piece not in known}
+    rows = vectors[torch.tensor(kept)]
+    if fold:
+        rows = fold_vectors(vectors, weights, kept, parts)
+    return Trimmed(replace_pieces(encoder, kept, rows), kept)
+
+
+def least_size(encoder: TorchEncoder, texts: Mapping[str, Sequence[str]]) -> int:
+    """Return the size of the smallest vocabulary that can read texts of these languages."""
+    check_texts(texts)
+    tokenizer = fast_tokenizer(encoder)
+    pieces = read_vocabulary(tokenizer)
+    return len(find_needed(tokenizer, pieces, find_ours(pieces, texts)))
+
+
+def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
+    if not texts:
+        raise InputError("vocabulary: name a text for at least one language")
+    for language, sentences in texts.items():
+        if not any(sentence.strip() for sentence in sentences):
+            raise InputError(f"vocabulary: language {language} has no text")
+
+
+def weigh_pieces(tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Return each piece's share of a language's pieces, averaged over the languages, float64 [pieces]."""
+    weights = np.zeros(len(tokenizer))
+    for sentences in texts.values():
+        counts = count_pieces(tokenizer, sentences)
+        weights += counts / max(counts.sum(), 1) / len(texts)
+    return weights
+
+
+def count_pieces(tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str]) -> np.ndarray:
+    counts = np.zeros(len(tokenizer), np.int64)
+    for rows in tokenize(tokenizer, sentences):
+        counts += np.bincount(np.fromiter((number for row in rows for number in row), np.int64), minlength=len(counts))
+    return counts
+
+
+def choose_pieces(
+    tokenizer: PreTrainedTokenizerFast,
+    pieces: Pieces,
+    weights: np.ndarray,
+    vectors: Tensor,
+    texts: Mapping[str, Sequence[str]],
+    size: int,
+) -> tuple[int, ...]:
+    """Return the numbers of the `size` pieces that are kept, ascending."""
+    ours = find_ours(pieces, texts)
+    needed = find_needed(tokenizer, pieces, ours)
+    if len(needed) > size:
+        raise InputError(
+            f"vocabulary: {size} pieces asked for, but special tokens and the letters of "
+            f"{', '.join(texts)} alone are {len(needed)}"
+        )
+    by_weight = set(keep_best(weights, needed, size))
+    costs = weights.copy()
+    costs[[number for number in range(len(costs)) if number not in ours and not weights[number]]] = -1.0
+    for piece in np.flatnonzero(weights):
+        spelling = pieces.spell(int(piece), by_weight)
+        if spelling:
+            costs[piece] *= (vectors[piece] - vectors[list(spelling)].mean(dim=0)).square().sum().item()
+    return keep_best(costs, needed, size)
+
+
+def keep_best(costs: np.ndarray, needed: set[int], size: int) -> tuple[int, ...]:
+    """Return what is needed and, up to `size`, the others that cost most; of equal ones the first."""
+    order = (int(piece) for piece in np.argsort(-costs, kind="stable") if piece not in needed)
+    return tuple(sorted([*needed, *(piece for piece, _ in zip(order, range(size - len(needed)), strict=False))]))
+
+
+def word_vectors(encoder: TorchEncoder) -> Tensor:
+    """Return the vector of every piece, float64 [pieces, D]; of low-rank embeddings the narrow ones."""
+    words = cast(nn.Embedding, encoder.transformer.get_input_embeddings())
+    return words.weight.detach().double().cpu()
+
+
+def fold_vectors(
+    vectors: Tensor, weights: np.ndarray, kept: Sequence[int], parts: Mapping[int, tuple[int, ...]]
+) -> Tensor:
+    """Return the kept pieces' vectors [kept, D] after the least squares of the module's docstring."""
+    place = {number: row for row, number in enumerate(kept)}
+    spelt = {piece: spelling for piece, spelling in parts.items() if spelling}
+    if not spelt:
+        return vectors[torch.tensor(kept)]
+    entries = [(row, place[number], 1 / len(s)) for row, s in enumerate(spelt.values()) for number in s]
+    rows, columns, values = (np.array(each) for each in zip(*entries, strict=True))
+    shape = (len(spelt), len(kept))
+    A = csr_array((values, (rows, columns)), shape=shape)  # a piece that comes twice adds up
+    own = floor_weights(weights[list(kept)])
+    lost = weights[list(spelt)]
+    system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept], sparse, symmetric, positive definite
+    start = vectors[torch.tensor(kept)].numpy()  # [kept, D]
+    wanted = own[:, None] * start + A.T @ (lost[:, None] * vectors[torch.tensor(list(spelt))].numpy())
+    factors = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return torch.from_numpy(factors.solve(wanted))
+
+
+def measure_coverage(
+    before: PreTrainedTokenizerFast,
+    after: PreTrainedTokenizerFast,
+    texts: Mapping[str, Sequence[str]],
+    kept: Sequence[int],
+) -> tuple[Coverage, ...]:
+    """Return what became of each language's text."""
+    known = set(kept)
+    report = []
+    for language, sentences in texts.items():
+        words = sum(len(sentence.split()) for sentence in sentences)
+        old = [row for rows in tokenize(before, sentences) for row in rows]
+        new = [row for rows in tokenize(after, sentences) for row in rows]
+        report.append(
+            Coverage(
+                language,
+                pieces_before=sum(map(len, old)) / max(words, 1),
+                pieces_after=sum(map(len, new)) / max(words, 1),
+                unknown_before=sum(row.count(before.unk_token_id) for row in old),
+                unknown_after=sum(row.count(after.unk_token_id) for row in new),
+                survived=sum(known.issuperset(row) for row in old) / max(len(old), 1),
+            )
+        )
+    return tuple(report)

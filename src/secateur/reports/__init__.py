@@ -1,0 +1,1 @@
+"""A run's record as tables, pictures, a page and a demo."""

@@ -1,0 +1,1 @@
+"""The pictures of a run's record, a module a kind."""

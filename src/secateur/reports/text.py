@@ -1,0 +1,175 @@
+"""A run in words and tables for the terminal: stages, benchmarks, costs, plans; and the model card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from secateur.encoders.cost import BATCH, Timing
+from secateur.evaluation.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
+from secateur.evaluation.ranking import Ranking
+from secateur.pruning.predictions import Plan
+from secateur.pruning.sizes import EncoderShape, count_parameters
+from secateur.pruning.trimming import Coverage
+
+STAGE_COLUMNS = {
+    "stage": ("stage", "{}"),
+    "parameters": ("parameters", "{:,}"),
+    "mb": ("MB", "{:.1f}"),
+    "ms": ("ms/sentence", "{:.2f}"),
+    "cosine": ("cosine", "{:.4f}"),
+    "en_ru": ("en→ru", "{:.4f}"),
+    "ru_en": ("ru→en", "{:.4f}"),
+}
+
+
+def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the stage table: parameters, MB (as saved), ms (batch 1), held-out cosine to the teacher, retrieval."""
+    return format_columns(rows, STAGE_COLUMNS)
+
+
+ARTEFACT_COLUMNS = {
+    "artefact": ("artefact", "{}"),
+    "mb": ("MB", "{:.1f}"),
+    "difference": ("largest difference", "{:.1e}"),
+    "cosine": ("cosine", "{:.5f}"),
+    "low": ("1st percentile", "{:.5f}"),
+    "en_ru": ("en→ru", "{:.4f}"),
+    "ru_en": ("ru→en", "{:.4f}"),
+    "mean_s": ("Mean S", "{:.4f}"),
+}
+
+
+def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
+    return format_columns(rows, ARTEFACT_COLUMNS)
+
+
+def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:
+    """Return the costs of models beside each other, and how the times were taken."""
+    devices = list(dict.fromkeys(device for row in rows for device in row["times"]))
+    header = ["model", "backend", "parameters", "MB on disk", "in memory", "GFLOPs"]
+    header += [title for device in devices for title in (f"ms, {device}", "p95", "sentences/s")]
+    cells = [header]
+    for row in rows:
+        memory = "-" if row["memory"] is None else f"{row['memory'] / 1e6:.1f}"
+        line = [row["model"], row["backend"], f"{row['parameters']:,}", f"{row['disk'] / 1e6:.1f}", memory]
+        line.append(f"{row['flops'] / 1e9:.3f}")
+        for device in devices:
+            times = row["times"].get(device)
+            forms = {"ms": "{:.2f}", "p95": "{:.2f}", "per_second": "{:.0f}"}
+            line += [form.format(times[key]) if times else "-" for key, form in forms.items()]
+        cells.append(line)
+    note = (
+        f"{timing.length} word pieces a sentence; ms and p95 (95th percentile) at batch 1, {timing.repeats} runs after "
+        f"{timing.warmup} of warm-up; sentences/s at batch {BATCH}, median of {timing.batches}; models take turns"
+    )
+    return f"{format_table(cells)}\n{note}"
+
+
+def format_benchmark(scores: Mapping[str, Scores]) -> str:
+    """Return the benchmark table: own vectors, then best poolings as published rows have them, then those rows."""
+    if next(iter(scores.values())).benchmark == "probe":
+        return format_probe(scores)
+    tasks = [*SENTENCE_TASKS, *WORD_TASKS]
+    header = ["encodechka", *SENTENCE_TASKS, "Mean S", *WORD_TASKS]
+    rows = [header]
+    for form in ("own", "best"):
+        for name, score in scores.items():
+            values: dict[str, float] = getattr(score, form)
+            rows.append([f"{name}, {FORMS[form]}", *score_cells(values, mean_s(values))])
+    for name, values in PUBLISHED.items():
+        known = {task: values[task] for task in tasks if task in values}
+        rows.append([f"{name}, published", *score_cells(known, values["Mean S"])])
+    last = list(scores)[-1]
+    lines = [format_table(rows), f"{last}, best pooling: {say_passed(mean_s(scores[last].best))}"]
+    return "\n".join(lines)
+
+
+def format_probe(scores: Mapping[str, Scores]) -> str:
+    """Return the probe's table, own vectors, with the 95% interval of each mean."""
+    rows = [["probe, own vector", *SENTENCE_TASKS, "mean", "95% interval"]]
+    for name, score in scores.items():
+        values = [f"{score.own[task]:.4f}" if task in score.own else "-" for task in SENTENCE_TASKS]
+        mean = mean_s(score.own)
+        interval = "-" if score.interval is None else "{:.4f}-{:.4f}".format(*score.interval)
+        rows.append([name, *values, "-" if mean is None else f"{mean:.4f}", interval])
+    return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
+
+
+def format_ranking(ranking: Ranking) -> str:
+    """Return encoders by their encodechka mean, the agreement of the two orders, and the pairs that change places."""
+    by_probe = sorted(ranking.standings, key=lambda each: -each.means["probe"])
+    rows = [["own vector", "Mean S", "rank", "probe", "rank"]]
+    for place, each in enumerate(ranking.standings, start=1):
+        means = (f"{each.means[name]:.4f}" for name in ("encodechka", "probe"))
+        places = (str(place), str(by_probe.index(each) + 1))
+        rows.append([each.name, *(cell for pair in zip(means, places, strict=True) for cell in pair)])
+    lines = [
+        format_table(rows),
+        f"Spearman's rank correlation: {ranking.agreement():.3f} over all, "
+        f"{ranking.agreement(neural=True):.3f} over the neural ones",
+    ]
+    for swap in ranking.swaps:
+        sides = "; ".join(
+            f"{name} {swap.differences[name]:+.4f} ({swap.intervals[name][0]:+.4f} to {swap.intervals[name][1]:+.4f})"
+            for name in swap.differences
+        )
+        verdict = "not told apart" if swap.is_undecided else "told apart, and differently"
+        lines.append(f"{swap.better} - {swap.worse}: {sides}: {verdict}")
+    return "\n".join([*lines, "" if ranking.swaps else "no pair changes places"]).rstrip()
+
+
+FORMS = {"own": "own vector", "best": "best pooling"}
+
+
+def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
+    cells = {task: f"{values[task]:.4f}" if task in values else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
+    sentence = [cells[task] for task in SENTENCE_TASKS]
+    return [*sentence, "-" if mean is None else f"{mean:.4f}", *(cells[task] for task in WORD_TASKS)]
+
+
+def format_plan(plan: Plan, shape: EncoderShape) -> str:
+    """Return what a plan keeps of each axis, and what it is predicted to cost and to lose."""
+    whole = asdict(shape.whole)
+    rows = [["axis", "whole", "kept", "predicted loss"]]
+    for axis, size in asdict(plan.sizes).items():
+        name = {"pieces": "word pieces", "rank": "rank of their vectors"}.get(axis, axis)
+        sides = (
+            whole["hidden"] if axis == "rank" and each is None else each
+            for each in (whole[axis], size or plan.sizes.hidden)
+        )
+        rows.append([name, *(f"{side:,}" for side in sides), f"{plan.losses[axis]:.4f}" if plan.loss else "-"])
+    cost = f"{plan.params:,} parameters of {count_parameters(shape.whole, shape):,}, {plan.mb:.1f} MB"
+    cost += "" if plan.ms is None else f", {plan.ms:.2f} ms a sentence"
+    cost += f"; predicted cosine {1 - plan.loss:.4f} before training" if plan.loss else ""
+    return f"{format_table(rows)}\n{cost}"
+
+
+def format_coverage(kept: Sequence[int], coverage: Sequence[Coverage]) -> str:
+    """Return what a trimmed vocabulary did to each language's text."""
+    rows = [["language", "pieces a word", "after", "unknown pieces", "after", "sentences whose pieces all survived"]]
+    for each in coverage:
+        before, after = f"{each.pieces_before:.3f}", f"{each.pieces_after:.3f}"
+        unknown = f"{each.unknown_before:,}", f"{each.unknown_after:,}"
+        rows.append([each.language, before, after, *unknown, f"{each.survived:.1%}"])
+    return f"{len(kept):,} word pieces kept\n{format_table(rows)}"
+
+
+def format_columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+    """Return rows as a table; `columns` holds the title and the format of each key, a row may lack some."""
+    header = [title for title, _ in columns.values()]
+    cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns.items()] for row in rows]
+    return format_table([header, *cells])
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned columns, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,1 @@
+"""From a recipe to a student: the stages in order, their record on disk, experiment tracking."""

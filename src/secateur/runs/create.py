@@ -1,0 +1,153 @@
+"""One run that makes a new encoder: a body and a vocabulary, distilled from the vectors of other encoders.
+
+What a run leaves: experiments/NAME/ (recipe.json, metrics.jsonl, checkpoints/, scores.json, drift.json, draws.npz,
+table.txt, report.html) and models/NAME/. The teachers' vectors are kept in the cache.
+"""
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from secateur.config.errors import InputError
+from secateur.config.recipe import CreationRecipe
+from secateur.data.corpus import load_corpus
+from secateur.data.pairs import ParallelCorpus
+from secateur.data.sources import FREQUENT
+from secateur.distillation.distillation import distill
+from secateur.distillation.targets import combine_sources, embed_corpus
+from secateur.distillation.teachers import EnglishSource, JoinedSources, load_sources
+from secateur.encoders.device import pick_device
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.saving import round_weights, save_encoder
+from secateur.encoders.students import make_student
+from secateur.encoders.vectors import VectorSource
+from secateur.evaluation.leaderboard import Scores
+from secateur.evaluation.scores import (
+    Benchmark,
+    HeldOut,
+    benchmark_curve,
+    compare_stages,
+    find_benchmark,
+    hold_out,
+    judge,
+    score_stages,
+)
+from secateur.evaluation.validation import retrieval
+from secateur.reports.cards import write_making_card
+from secateur.runs.bookkeeping import Places, find_step, keep_results, open_run, rows_to_train, stage
+from secateur.runs.tracking import RunLog, open_log
+
+log = logging.getLogger(__name__)
+
+
+def create(recipe: CreationRecipe, places: Places, *, resume: bool = False) -> None:
+    """Run every stage of `recipe`, or with `resume` those that are not done yet, and print the result table."""
+    if recipe.distillation.matching == "tokens":
+        raise InputError("distillation.matching: tokens needs a teacher's hidden states; here embedding is to be had")
+    vectors = places.cache / "targets"
+    device = pick_device(recipe.device)
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=12))
+    with state.main_process_first():
+        if state.is_main_process:
+            open_run(recipe, places, resume=resume)
+        set_seed(recipe.seed)
+        benchmark = find_benchmark(recipe.encodechka, places.cache)
+        with stage("corpus"):
+            corpus = load_corpus(recipe.corpus, places.cache)
+        rows = rows_to_train(corpus.train, recipe.distillation)
+        with stage("student"):
+            sentences = [*corpus.train.en, *corpus.train.ru]
+            student = make_student(recipe.student, sentences, places.cache, seed=recipe.seed, device=device)
+        with stage("targets"):
+            sources = open_teachers(recipe, corpus, places.cache, device=device)
+            teacher = join_teachers(sources, recipe, sentences, vectors, dimension=student.dimension)
+            targets = embed_corpus(teacher, [*rows.en, *rows.ru], vectors, progress="vectors")
+            held_out = hold_out(
+                corpus, recipe.validation, lambda texts: embed_corpus(teacher, texts, vectors)[np.arange(len(texts))]
+            )
+    step = find_step(places.run) if resume else None
+    with open_log(recipe, places.run, resume_step=step) as run_log:
+        with stage("distillation"):
+            result = distill(
+                student, rows, targets, recipe.distillation, folder=places.run, seed=recipe.seed,
+                validate=judge(held_out.first(recipe.validation.during), recipe.validation.batch_size),
+                log_metrics=run_log.metrics, resume=step is not None,
+                callbacks=benchmark_curve(benchmark, recipe, run_log.metrics),
+            )  # fmt: skip
+        log.info("the student of step %d is kept, held-out cosine %.4f", result.step, result.cosine)
+        if state.is_main_process:
+            finish(result.encoder, teacher, held_out, benchmark, recipe, places, run_log, step=result.step)
+
+
+def open_teachers(recipe: CreationRecipe, corpus: ParallelCorpus, cache: Path, *, device: str) -> list[VectorSource]:
+    """Return the recipe's teachers; one for English alone is given English for Russian."""
+    english = {
+        ru: en
+        for side in (corpus.train, corpus.held_out)
+        for en, ru, source in zip(side.en, side.ru, side.source, strict=True)
+        if source != FREQUENT
+    }
+    sources = load_sources(recipe.teacher, cache, device=device, precision=recipe.distillation.precision)
+    return [
+        EnglishSource(source, english) if settings.english_only else source
+        for source, settings in zip(sources, recipe.teacher, strict=True)
+    ]
+
+
+def join_teachers(
+    sources: list[VectorSource], recipe: CreationRecipe, sentences: list[str], cache: Path, *, dimension: int
+) -> VectorSource:
+    """Return the recipe's teachers as one, of the student's dimension."""
+    weights = [settings.weight for settings in recipe.teacher]
+    return combine_sources(sources, weights, sentences, cache, dimension=dimension, progress="vectors")
+
+
+def finish(
+    student: TorchEncoder,
+    teacher: VectorSource,
+    held_out: HeldOut,
+    benchmark: Benchmark | None,
+    recipe: CreationRecipe,
+    places: Places,
+    run_log: RunLog,
+    *,
+    step: int,
+) -> None:
+    """Save the student, score it and its teacher, print and keep the tables."""
+    half = recipe.student.saved_as == "float16"
+    if half:
+        round_weights(student)
+    with stage("scores"):
+        drift = compare_stages({"student": student}, held_out, recipe)
+        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, recipe, drift)]
+        scores = score_both(student, teacher, benchmark)
+    folder = places.models / recipe.name
+    save_encoder(student, folder, card=write_making_card(recipe, teacher.name, rows, scores), half=half)
+    keep_results(rows, scores, drift, places, run_log, student=folder, step=step)
+
+
+def judge_teacher(held_out: HeldOut) -> dict[str, Any]:
+    """Return the teacher's row of the stage table; what a black box weighs and takes is not known."""
+    en, ru = held_out.teacher_en, held_out.teacher_ru
+    return {"stage": "teacher", "cosine": 1.0, "en_ru": retrieval(en, ru), "ru_en": retrieval(ru, en)}
+
+
+def score_both(student: TorchEncoder, teacher: VectorSource, benchmark: Benchmark | None) -> dict[str, Scores]:
+    """Score the student, and its teacher if all of it reads Russian."""
+    if benchmark is None:
+        return {}
+    scores = {"student": benchmark.score(student, name="student")}
+    if reads_english_alone(teacher):
+        log.info("the teachers are not scored: one of them knows Russian sentences by their translations alone")
+        return scores
+    return {"teacher": benchmark.score(teacher, name="teacher"), **scores}
+
+
+def reads_english_alone(teacher: VectorSource) -> bool:
+    parts = teacher.parts if isinstance(teacher, JoinedSources) else (teacher,)
+    return any(isinstance(part, EnglishSource) for part in parts)

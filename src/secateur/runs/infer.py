@@ -1,0 +1,195 @@
+"""Score saved models on encodechka, the probe and translation retrieval; embed lines of text."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.config.errors import InputError
+from secateur.config.evaluation import EncodechkaSettings
+from secateur.config.reading import build_recipe
+from secateur.config.recipe import PruningRecipe
+from secateur.config.teacher import TeacherSettings
+from secateur.data.files import write_json
+from secateur.data.sources import read_table, source_name
+from secateur.distillation.teachers import EncoderSource
+from secateur.distillation.universal import UniversalSentenceEncoder
+from secateur.encoders.cost import count_bytes, count_parameters
+from secateur.encoders.device import computing_in
+from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.inference import Encoder
+from secateur.encoders.loading import load_encoder
+from secateur.encoders.vectors import VectorSource, encode_units
+from secateur.evaluation.benchmark_data import DownloadError, find_data
+from secateur.evaluation.leaderboard import Scores, dump_scores
+from secateur.evaluation.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
+from secateur.evaluation.scores import Benchmark
+from secateur.evaluation.validation import retrieval
+from secateur.reports.text import format_benchmark, format_columns, format_ranking
+
+log = logging.getLogger(__name__)
+
+
+def infer(model: str, settings: EncodechkaSettings, *, on: Sequence[str], cache: Path, runs: Path, device: str) -> str:
+    """Return a model's table for each benchmark of `on`, its teacher beside it where a run's record names one.
+
+    `on` names encodechka, probe or both. Without encodechka's data: what the run's record kept, if that was all.
+    Raises InputError: not a model, or nothing to score it on.
+    """
+    encoder = load_encoder(TeacherSettings(model=model), device=device)
+    encoders = {Path(model).name: encoder}
+    teacher = find_teacher(runs / Path(model).name)
+    if teacher is not None and teacher.model != model:
+        encoders = {"teacher": load_encoder(teacher, device=device), **encoders}
+    log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
+    run = runs / Path(model).name
+    try:
+        return tabulate_scores(encoders, settings, on=on, cache=cache, record=run)
+    except DownloadError as error:
+        return kept_table(run / "table.txt", error)
+
+
+def tabulate_scores(
+    encoders: Mapping[str, TorchEncoder | VectorSource],
+    settings: EncodechkaSettings,
+    *,
+    on: Sequence[str],
+    cache: Path,
+    record: Path,
+    suffix: str = "",
+) -> str:
+    """Return a table of the encoders for each benchmark of `on`; a run's record, if there is one, keeps the scores.
+
+    Raises DownloadError where encodechka cannot be had and nothing else was asked for.
+    """
+    tables = []
+    for name in on:
+        try:
+            benchmark = Benchmark(settings, find_data(settings, cache) if name == "encodechka" else None)
+        except DownloadError as error:
+            if len(on) == 1:
+                raise
+            log.warning("encodechka cannot be scored: %s", error)
+            continue
+        scores = {each: benchmark.score(encoders[each], name=each) for each in encoders}
+        save_scores(scores, record / f"{name}{suffix}.json")
+        tables.append(format_benchmark(scores))
+    return "\n\n".join(tables)
+
+
+def rank_models(
+    models: Sequence[str], settings: EncodechkaSettings, *, baselines: bool, use: bool, cache: Path, device: str
+) -> str:
+    """Return models on encodechka and on the probe, how well the two orders agree, and what each swap is worth.
+
+    `baselines` adds vectors that count terms, `use` Universal Sentence Encoder. Raises InputError: fewer than two
+    encoders, one that cannot be loaded, or encodechka's data cannot be had.
+    """
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"rank: two models of one name: {', '.join(names)}")
+    if len(names) + 3 * baselines + use < 2:
+        raise InputError("rank: name two models or more, or ask for --baselines")
+    try:
+        benchmarks = read_benchmarks(find_data(settings, cache))
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; --data FOLDER names a copy of its files") from None
+    encoders = [load_encoder(TeacherSettings(model=model), device=device) for model in models]
+    terms = term_baselines(list_sentences(benchmarks)) if baselines else []
+    standings = [measure_standing(each, each.name, benchmarks, neural=False) for each in terms]
+    for name, encoder in zip(names, encoders, strict=True):
+        with computing_in(settings.precision, encoder.device):
+            standings.append(measure_standing(encoder, name, benchmarks, progress=name))
+    if use:
+        source = UniversalSentenceEncoder()
+        standings.append(measure_standing(source, source.name, benchmarks, progress=source.name))
+    return format_ranking(rank(standings))
+
+
+def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precision: str, device: str) -> str:
+    """Return how often each model finds a sentence's translation among all of a file's, both ways.
+
+    `use` adds Universal Sentence Encoder. Raises InputError: no encoder to ask, one that cannot be loaded, or a file
+    without two pairs.
+    """
+    if not (models or use):
+        raise InputError("retrieve: name a model, or ask for --use")
+    tests = {source_name(file): read_test(file) for file in files}
+    sources: dict[str, VectorSource] = {
+        Path(model).name: EncoderSource(load_encoder(TeacherSettings(model=model), device=device), precision)
+        for model in models
+    }
+    if use:
+        sources[UniversalSentenceEncoder.name] = UniversalSentenceEncoder()
+    rows: list[dict[str, Any]] = []
+    for name, source in sources.items():
+        row: dict[str, Any] = {"model": name}
+        for test, (en, ru) in tests.items():
+            vectors = encode_units(source, [*en, *ru], progress=f"{name}, {test}")
+            ours, theirs = vectors[: len(en)], vectors[len(en) :]
+            row |= {f"{test} en→ru": retrieval(ours, theirs), f"{test} ru→en": retrieval(theirs, ours)}
+        rows.append(row)
+    columns = {key: (key, "{:.4f}") for key in rows[0] if key != "model"}
+    return format_columns(rows, {"model": ("model", "{}"), **columns})
+
+
+def read_test(file: Path) -> tuple[list[str], list[str]]:
+    """Return a file's English and Russian sides, every row of it but a header of column names."""
+    rows = read_table(file, 0.0)
+    rows = rows[1:] if rows and rows[0][:2] == ("en", "ru") else rows
+    if len(rows) < 2:
+        raise InputError(f"{file}: {len(rows)} pairs; finding translations takes two or more")
+    return [row.en for row in rows], [row.ru for row in rows]
+
+
+def infer_file(
+    model: str, settings: EncodechkaSettings, *, on: Sequence[str], cache: Path, runs: Path, backend: str, device: str,
+    threads: int | None,
+) -> str:  # fmt: skip
+    """Return an exported file's table for each benchmark of `on`: its own sentence vectors, no word tasks.
+
+    Raises InputError: no such file, not the one exported, or nothing to score it on.
+    """
+    encoder = Encoder(model, backend=backend, threads=threads, device=device)
+    name = Path(model).name
+    try:
+        return tabulate_scores(
+            {f"{name}, {backend}": encoder}, settings, on=on, cache=cache, record=runs / name, suffix=f"-{backend}"
+        )
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}") from None
+
+
+REMEDY = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"
+
+
+def kept_table(path: Path, error: DownloadError) -> str:
+    if not path.is_file():
+        raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}")
+    log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, REMEDY)
+    return path.read_text(encoding="utf-8").rstrip()
+
+
+def find_teacher(run: Path) -> TeacherSettings | None:
+    """Return the teacher that a run's record names, if there is such a run and its teacher is still there."""
+    recipe = run / "recipe.json"
+    if not recipe.exists():
+        return None
+    made = build_recipe(json.loads(recipe.read_text(encoding="utf-8")), origin=str(recipe))
+    if not isinstance(made, PruningRecipe):  # out of others' vectors
+        return None
+    return made.teacher if Path(made.teacher.model).exists() else None
+
+
+def save_scores(scores: dict[str, Scores], path: Path) -> None:
+    if path.parent.is_dir():
+        write_json(path, {name: dump_scores(of_model) for name, of_model in scores.items()})
+
+
+def last_model(runs: Path, models: Path) -> str:
+    """Return the model of the run that ended last. Raises InputError where no run has ended."""
+    ended = [path for path in runs.glob("*/scores.json") if (models / path.parent.name).is_dir()]
+    if not ended:
+        raise InputError(f"{models}: no run has ended yet; name a model, or run `make train` first")
+    return str(models / max(ended, key=lambda path: path.stat().st_mtime).parent.name)
