@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from secateur.cli import default_cache
+from secateur.config.places import default_cache
 from secateur.config.teacher import TeacherSettings, Wheel
 from secateur.data.pairs import Pairs
 from secateur.encoders.encoder import TorchEncoder

@@ -17,7 +17,8 @@ from conftest import SENTENCES
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from secateur.cli import default_cache, main
+from secateur.cli import main
+from secateur.config.places import default_cache
 from secateur.config.teacher import Wheel
 from secateur.data.catalogs import find_kept
 from secateur.data.files import write_json
@@ -230,7 +231,7 @@ def test_a_full_disk_is_one_line(
     def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("secateur.runs.prune.save_encoder", no_space)
+    monkeypatch.setattr("secateur.runs.train.save_encoder", no_space)
     assert "the disk is full: somewhere" in refuse(capsys, "train", "run.yaml")
 
 

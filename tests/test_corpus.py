@@ -11,7 +11,7 @@ import pytest
 
 from secateur.config.corpus import CorpusSettings, DatasetSettings
 from secateur.config.errors import InputError
-from secateur.data.cleaning import find_flaw, key_row, comparison_key
+from secateur.data.cleaning import comparison_key, find_flaw, key_row
 from secateur.data.corpus import load_corpus
 from secateur.data.pairs import Pairs, ParallelCorpus
 from secateur.data.sources import FREQUENT, Row

@@ -24,7 +24,7 @@ SALIENCY = Saliency(
 
 
 def choose(heads: float, neurons: float, **keys: object) -> Kept:
-    budget = BudgetSettings(normalization="none", heads=heads, neurons=neurons, **keys)
+    budget = BudgetSettings(layer_scaling="none", heads=heads, neurons=neurons, **keys)
     sizes = Sizes(2, round(heads * 8), round(neurons * 12), 4, 10, None)
     return choose_kept(SALIENCY, sizes, (0, 1), budget)
 
@@ -62,12 +62,12 @@ def test_a_fraction_is_what_is_kept(ranking: str) -> None:
 def test_each_layer_keeps_a_multiple_of_neurons_all_together_no_more_than_asked(
     fraction: float, multiple: int, expected: tuple[tuple[int, ...], ...]
 ) -> None:
-    assert choose(1.0, fraction, multiple=multiple).neurons == expected
+    assert choose(1.0, fraction, round_neurons_to=multiple).neurons == expected
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:
     level = Saliency((torch.ones(4), torch.ones(4)), (torch.ones(3), torch.ones(3)), torch.ones(4))
-    budget = BudgetSettings(normalization="none", heads=0.75, neurons=2 / 3)
+    budget = BudgetSettings(layer_scaling="none", heads=0.75, neurons=2 / 3)
     kept = choose_kept(level, Sizes(2, 6, 4, 4, 10, None), (0, 1), budget)
     assert kept == Kept(heads=((0, 1, 2, 3), (0, 1)), neurons=((0, 1, 2), (0,)))
 
@@ -93,7 +93,7 @@ def test_a_budget_that_leaves_nothing_is_refused(heads: float, neurons: float, r
 
 
 def test_heads_and_neurons_are_those_of_the_kept_layers_and_channels_the_best() -> None:
-    budget = BudgetSettings(normalization="none", layers=1, heads=0.5, neurons=0.5, hidden=0.5)
+    budget = BudgetSettings(layer_scaling="none", layers=1, heads=0.5, neurons=0.5, hidden=0.5)
     kept = choose_kept(SALIENCY, Sizes(1, 2, 3, 2, 10, None), (1,), budget)
     assert kept == Kept(heads=((1, 3),), neurons=((0, 2, 4),), layers=(1,), hidden=(0, 3))
 

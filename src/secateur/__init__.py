@@ -1,16 +1,26 @@
-"""secateur prunes, repairs and distils multilingual sentence encoders. In reading order:
+"""secateur prunes, repairs and distils multilingual sentence encoders.
 
-config, corpus      a recipe; parallel sentences, cleaned and split by hash
-modeling, encoder   encoders with their own head and neuron counts in each layer; sentences to unit vectors
-vocabulary, students        word pieces for a corpus; new encoders out of old layers, or of a shape
-losses, teachers, targets   what a student is measured by; whatever gives vectors; that of every sentence, once
-saliency, selection first-order Taylor scores per head and neuron; a budget turned into the indices that survive
-slicing, repair     cut the weights; refit what is left in closed form
-distillation        pull the student towards its teacher on parallel sentences
-validation, encodechka, cost        what the student is worth, and what it costs
-inference, onnx_graph, gate, export many sentences at a time; ONNX files, measured before they are kept
-record, figures, page, demo         a run's record as a page; a page to try a student on
-scores, infer, train, cli           what encoders are worth; the stages in order; the commands
+    import secateur
+    student = secateur.prune("models/teacher-mini-en-ru", "pairs.tsv", max_params="4.6M")
+    student = secateur.distill(student, "models/teacher-mini-en-ru", "pairs.tsv", minutes=10)
+    secateur.evaluate(student, "probe")
+    student.save("models/mine")
+    secateur.export("models/mine")
+    secateur.Encoder("models/mine", backend="onnx-int8").encode(["..."])
+
+The rooms, in reading order; each imports only rooms that stand before it:
+
+config        what a recipe may say
+data          sentence pairs in, whole files out
+encoders      an encoder as an object: load it, run it, rebuild it, count what it costs
+pruning       measure what matters, choose what is kept, cut the rest away, repair what is left
+distillation  teachers' vectors, and the training that pulls a student towards them
+evaluation    what a student is worth
+export        ONNX files behind a quality gate, model cards, the hub
+reports       a run's record as tables, pictures, a page and a demo
+runs          from a recipe to a student: the stages in order; the front door above
+commands      the commands, a module each
+bench         every claim of speed beside its peer
 """
 
 import importlib.abc
@@ -20,12 +30,32 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from secateur.config.errors import InputError, QualityError, name_missing
+
 if TYPE_CHECKING:
     from secateur.encoders.inference import Encoder as Encoder
+    from secateur.runs.front_door import distill as distill
+    from secateur.runs.front_door import evaluate as evaluate
+    from secateur.runs.front_door import export as export
+    from secateur.runs.front_door import load as load
+    from secateur.runs.front_door import prune as prune
+    from secateur.runs.student import Student as Student
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoder", "__version__"]
+__all__ = [
+    "Encoder", "InputError", "QualityError", "Student", "__version__", "distill", "evaluate", "export", "load", "prune",
+]  # fmt: skip
+
+ROOMS = {  # where each name is; nothing heavy is imported before it is asked for
+    "Encoder": "encoders.inference",
+    "Student": "runs.student",
+    "distill": "runs.front_door",
+    "evaluate": "runs.front_door",
+    "export": "runs.front_door",
+    "load": "runs.front_door",
+    "prune": "runs.front_door",
+}
 
 AUTO = "transformers.models.auto.modeling_auto"
 
@@ -57,10 +87,17 @@ class RegisterPrunedTypes(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def __getattr__(name: str) -> object:
-    """`secateur.Encoder`, imported when it is asked for."""
-    if name != "Encoder":
+    """A name of the front door, imported when it is asked for."""
+    if name not in ROOMS:
         raise AttributeError(f"module 'secateur' has no attribute {name!r}")
-    return importlib.import_module("secateur.encoders.inference").Encoder
+    try:
+        return getattr(importlib.import_module(f"secateur.{ROOMS[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise InputError(name_missing(error, by=f"secateur.{name}")) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 if AUTO in sys.modules:

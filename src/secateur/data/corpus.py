@@ -6,7 +6,7 @@ output matching, which needs no pairs, uses every row; everything else uses pair
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secateur.config.corpus import CorpusSettings
@@ -19,8 +19,10 @@ from secateur.data.sources import Row, read_aligned, read_dataset, read_table, r
 logger = logging.getLogger(__name__)
 
 
-def load_corpus(settings: CorpusSettings, cache: Path) -> ParallelCorpus:
+def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] | None = None) -> ParallelCorpus:
     """Read every source of `settings` and return what is left after cleaning, split into train and held-out rows.
+
+    `given` are rows in memory; they take the place of the sources.
 
     A row's side depends on its English text alone, so it never changes when sources are added. Rows come in the
     order of their hashes, whatever the order of the sources: any prefix is a fair sample. `cache` keeps wheels and
@@ -28,9 +30,10 @@ def load_corpus(settings: CorpusSettings, cache: Path) -> ParallelCorpus:
 
     Raises InputError: a source missing, unreadable or with too many malformed lines; nothing left on a side.
     """
-    if not (settings.files or settings.datasets or settings.catalogs):
+    if given is None and not (settings.files or settings.datasets or settings.catalogs):
         raise InputError("corpus: name at least one of files, datasets, catalogs")
-    rows = clean_rows(read_rows(settings, cache), min_words=settings.min_words, max_words=settings.max_words)
+    found = read_rows(settings, cache) if given is None else given
+    rows = clean_rows(found, min_words=settings.min_words, max_words=settings.max_words)
     known = {keyed.row.source for keyed in rows} | {wheel.name for wheel in settings.catalogs}
     for source in settings.max_per_source.keys() - known - {ANY}:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")

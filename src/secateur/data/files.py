@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from secateur.config.errors import InputError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -56,3 +58,10 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_out(folder: Path) -> None:
+    """Raise InputError if a student saved in this folder would replace anything but a model."""
+    replaceable = folder.is_dir() and ((folder / "modules.json").is_file() or not any(folder.iterdir()))
+    if folder.exists() and not replaceable:
+        raise InputError(f"--out: {folder} is there already and is not a model folder")

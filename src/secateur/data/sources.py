@@ -5,15 +5,15 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from secateur.config.corpus import DatasetSettings
 from secateur.config.errors import InputError, require
+from secateur.config.reading import read_wheels
+from secateur.data.progress import progress_bar
 
 FREQUENT = "wordfreq"
 LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
@@ -55,6 +55,46 @@ def read_aligned(en_path: Path, ru_path: Path) -> list[Row]:
     return [Row(*sides, name) for sides in zip(en, ru, strict=True)]
 
 
+def name_sources(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Return files as keys of a corpus: lists of catalogs end in .yaml, the rest is one table or two aligned texts.
+
+    Raises InputError: three texts or more.
+    """
+    names = [str(path) for path in paths]
+    lists = [name for name in names if name.endswith((".yaml", ".yml"))]
+    texts = [name for name in names if name not in lists]
+    if len(texts) > 2:
+        raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(texts)} files")
+    catalogs = [wheel for name in lists for wheel in read_wheels(Path(name))]
+    return {"files": [texts] if len(texts) == 2 else texts, "catalogs": catalogs}
+
+
+def read_given(pairs: Any) -> list[Row]:
+    """Return pairs that are in memory as rows: a data set or a frame with two columns of text, or pairs of texts.
+
+    Of a `datasets.Dataset` or a pandas frame the columns `en` and `ru` are taken, else the first two. Raises
+    InputError: fewer than two columns; an item that is not a pair of texts, by its number.
+    """
+    names = getattr(pairs, "column_names", None)  # a data set
+    if names is None and hasattr(pairs, "columns"):  # a frame
+        names = list(pairs.columns)
+    if isinstance(names, dict):
+        raise InputError(f"pairs: a data set of several splits; give one of them: {', '.join(map(repr, names))}")
+    if names is not None:
+        if len(names) < 2:
+            raise InputError(f"pairs: two columns of text are needed, there is {', '.join(map(repr, names)) or 'none'}")
+        chosen = ("en", "ru") if {"en", "ru"} <= set(names) else tuple(names[:2])
+        pairs = zip(*(list(pairs[name]) for name in chosen), strict=True)
+    return [check_pair(number, pair) for number, pair in enumerate(pairs)]
+
+
+def check_pair(number: int, pair: Any) -> Row:
+    sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else []
+    if len(sides) != 2 or not all(isinstance(side, str) for side in sides):
+        raise InputError(f"pairs: item {number} is {pair!r:.60}, not a pair of texts (English, Russian)")
+    return Row(sides[0], sides[1], "pairs")
+
+
 def source_name(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
 
@@ -87,7 +127,7 @@ def read_dataset(dataset: DatasetSettings) -> Iterator[Row]:
     count = 0
     try:
         table = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, streaming=dataset.streaming)
-        for record in tqdm(islice(table, dataset.limit), dataset.name, total=dataset.limit, unit=" rows", disable=None):
+        for record in progress_bar(dataset.name, islice(table, dataset.limit), total=dataset.limit, unit="rows"):
             en, ru = (read_column(record, column, dataset.name) for column in (dataset.en, dataset.ru))
             yield Row(en, ru, dataset.name)
             count += 1

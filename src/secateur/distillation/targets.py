@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from secateur.config.errors import InputError
 from secateur.data.files import whole_folder
+from secateur.data.progress import progress_bar
 from secateur.distillation.teachers import EnglishSource, JoinedSources, join_sources
 from secateur.encoders.vectors import VectorSource, check_known, scale_to_units
 
@@ -62,7 +62,7 @@ def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *,
 def write_vectors(source: VectorSource, sentences: dict[bytes, str], folder: Path, cache: Path, progress: str) -> None:
     keys, texts = list(sentences.keys()), list(sentences.values())
     compute = make_computer(source, texts, cache, progress)
-    with tqdm(total=len(keys), desc=progress, unit=" sentences", disable=not progress) as bar:
+    with progress_bar(progress, total=len(keys), unit="sentences") as bar:
         for start in range(0, len(keys), SHARD):
             rows = np.arange(start, min(start + SHARD, len(keys)))
             units = scale_to_units(compute(rows), source, texts[start : start + SHARD])

@@ -15,9 +15,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.data.progress import progress_bar
 from secateur.encoders.device import computing_in
 from secateur.encoders.modeling import first_position
 from secateur.encoders.padding import pad_rows as pad_arrays
@@ -150,12 +150,13 @@ def batches(
     encoder: TorchEncoder, pieces: list[list[int]], batch_size: int, progress: str = ""
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Yield (row numbers, padded inputs) from the longest sentences to the shortest."""
-    order = np.argsort([-len(row) for row in pieces], kind="stable")
-    with tqdm(total=len(pieces), desc=progress, unit=" sentences", disable=not progress) as bar:
+    lengths = np.array([len(row) for row in pieces], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    with progress_bar(progress, total=int(lengths.sum()), unit="tokens") as bar:  # batches shrink: sentences mislead
         for start in range(0, len(order), batch_size):
             where = order[start : start + batch_size]
             yield where, pad(encoder, [pieces[row] for row in where])
-            bar.update(len(where))
+            bar.update(int(lengths[where].sum()))
 
 
 def pad(encoder: TorchEncoder, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:

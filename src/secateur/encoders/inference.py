@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from secateur.config.errors import InputError, require
 from secateur.data.files import hash_file
+from secateur.data.progress import progress_bar
 from secateur.encoders.machine import count_cores
 from secateur.encoders.padding import pad_rows, split_by_length
 
@@ -92,16 +92,17 @@ class Encoder:
     def stream(self, sentences: Iterable[str], *, progress: str = "") -> Iterator[np.ndarray]:
         """Yield the vectors of so many sentences at a time, in order: for input larger than memory."""
         total = len(sentences) if isinstance(sentences, Sequence) else None
-        with tqdm(total=total, desc=progress, unit=" sentences", disable=not progress) as bar:
+        with progress_bar(progress, total=total, unit="sentences") as bar:
             for some in cut_windows(sentences):
                 yield self.encode_window(some, bar)
 
-    def encode_window(self, sentences: Sequence[str], bar: "tqdm[Any]") -> np.ndarray:
+    def encode_window(self, sentences: Sequence[str], bar: Any) -> np.ndarray:
         rows = self.read_pieces(sentences)
         vectors = np.empty((len(rows), self.dimension), np.float32)
+        share = len(rows) / max(sum(map(len, rows)), 1)  # of a sentence a token: long sentences come first, and slowly
         for where, found in run_rows(self.run, rows, self.pad_id, self.batch_tokens):
             vectors[where] = found
-            bar.update(len(where))
+            bar.update(share * sum(len(rows[row]) for row in where))
         return vectors
 
     def read_pieces(self, sentences: Sequence[str]) -> list[list[int]]:

@@ -1,9 +1,12 @@
 """A folder or a hub name -> an encoder whose weights were all in the files."""
 
+import difflib
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, cast
 
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined] # of the hub's own HTTP library
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined] # of the hub's own HTTP library
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -41,19 +44,50 @@ def load_encoder(settings: TeacherSettings, *, device: str = "cpu") -> TorchEnco
         raise InputError(f"{settings.model}: cannot be loaded as an encoder: {reason}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    if not isinstance(model[0], Transformer):
-        raise InputError(f"{settings.model}: its first module is {type(model[0]).__name__}, not a transformer")
-    model[0].max_seq_length = min(settings.max_length, model[0].max_seq_length or settings.max_length)
-    model[0].model.float()
-    model.to(device).eval()
-    if device == "cpu":
-        # sentences are short: plain attention trains 1.2 times faster than the fused kernel, and embeds 1.1 times
-        model[0].model.set_attn_implementation("eager")
-    encoder = TorchEncoder(model)
+    first = check_transformer(model, origin=settings.model)
+    first.max_seq_length = min(settings.max_length, first.max_seq_length or settings.max_length)
+    encoder = prepare_model(model.to(device))
     check_weights(encoder, missing, origin=settings.model)
     if not encoder.uses_pooler:
         drop_pooler(encoder.transformer)
     return encoder
+
+
+def wrap_model(model: SentenceTransformer) -> TorchEncoder:
+    """Return a SentenceTransformer in memory as an encoder, by way of a copy: the one given stays as it is.
+
+    Raises InputError: its model type is one that secateur cannot prune.
+    """
+    origin = "the SentenceTransformer"
+    first = check_transformer(model, origin=origin)
+    try:
+        find_family(first.model.config.model_type)
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}") from None
+    encoder = prepare_model(deepcopy(model))
+    check_weights(encoder, [], origin=origin)
+    if not encoder.uses_pooler:
+        drop_pooler(encoder.transformer)
+    return encoder
+
+
+def check_transformer(model: SentenceTransformer, *, origin: str) -> Any:
+    """Return a model's first module. Raises InputError: it is not a transformer."""
+    first = model[0]
+    if not isinstance(first, Transformer):
+        raise InputError(f"{origin}: its first module is {type(first).__name__}, not a transformer")
+    return first
+
+
+def prepare_model(model: SentenceTransformer) -> TorchEncoder:
+    """Put a model into float32, evaluation mode and, on a CPU, plain attention."""
+    transformer = cast(PreTrainedModel, model[0].model)
+    transformer.float()
+    model.eval()
+    if model.device.type == "cpu":
+        # sentences are short: plain attention trains 1.2 times faster than the fused kernel, and embeds 1.1 times
+        transformer.set_attn_implementation("eager")
+    return TorchEncoder(model)
 
 
 def find_on_hub(name: str) -> None:
@@ -62,9 +96,24 @@ def find_on_hub(name: str) -> None:
         return
     try:
         HfApi().model_info(name, timeout=HUB_SECONDS)
-    except (HFValidationError, HTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: no such folder, and not found on the model hub: {reason}") from None
+    except HfHubHTTPError as error:
+        raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub has none: {say(error)}") from None
+    except HFValidationError:
+        raise InputError(f"{name}: no such folder{name_like(name)}, and no name of a model on the hub") from None
+    except (HTTPError, OSError):
+        raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub cannot be reached") from None
+
+
+def name_like(name: str) -> str:
+    """Return " (did you mean models/mine?)" where a folder beside is called nearly the same, or nothing."""
+    path = Path(name)
+    there = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    return f" (did you mean {path.with_name(close[0])}?)" if close else ""
+
+
+def say(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def read_model(settings: TeacherSettings) -> SentenceTransformer:

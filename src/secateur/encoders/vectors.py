@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from secateur.config.errors import InputError
+from secateur.data.progress import progress_bar
 
 STEP = 4_096  # sentences given to a source at a time
 
@@ -38,7 +38,7 @@ def encode_units(source: VectorSource, sentences: Sequence[str], *, progress: st
     """
     check_known(source, sentences)
     units = np.empty((len(sentences), source.dimension), np.float32)
-    with tqdm(total=len(sentences), desc=progress, unit=" sentences", disable=not progress) as bar:
+    with progress_bar(progress, total=len(sentences), unit="sentences") as bar:
         for start in range(0, len(sentences), STEP):
             some = list(sentences[start : start + STEP])
             units[start : start + len(some)] = scale_to_units(source.encode(some), source, some)

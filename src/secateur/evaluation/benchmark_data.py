@@ -18,11 +18,10 @@ from threading import Thread
 from typing import Any
 from urllib.request import urlopen
 
-from tqdm import tqdm
-
 from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings
 from secateur.data.files import hash_file, whole_file
+from secateur.data.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +123,7 @@ def list_files(tasks: Iterable[str]) -> list[str]:
 def download(names: list[str], folder: Path, source: str) -> Path:
     """Fetch what `folder` lacks. Each file appears whole and checked, so a broken download goes on where it stopped."""
     absent = [name for name in names if not is_original(folder / name)]
-    for name in tqdm(absent, desc="encodechka data", unit=" files", disable=None if absent else True):
+    for name in progress_bar("encodechka data" if absent else "", absent, unit="files"):
         content = fetch(f"{source}/{name}")
         if hash_bytes(content) != SHA256[name]:
             raise DownloadError(f"{source}/{name}: not the expected file: sha256 is {hash_bytes(content)}")

@@ -26,8 +26,8 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
-from tqdm import tqdm
 
+from secateur.data.progress import progress_bar
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.evaluation.benchmark_data import (
     SENTENCE_PARTS,
@@ -164,7 +164,7 @@ def score_examples(
     others = [] if own_only else name_others(pooled)
     twins = [name for name in others if is_close(pick(pooled, name), pooled["own"])]  # own under another name
     outcomes: Outcomes = {}
-    for task, examples in tqdm(parts.items(), desc=f"{progress} tasks", unit=" tasks", disable=not progress):
+    for task, examples in progress_bar(progress and f"{progress} tasks", parts.items(), total=len(parts), unit="tasks"):
         scored = {
             name: MEASURES[task](*(look_up(part, rows, pooled, name) for part in examples))
             for name in ("own", *others)

@@ -72,29 +72,24 @@ def judge(held_out: HeldOut, batch_size: int) -> Callable[[TorchEncoder], dict[s
     return score
 
 
-def compare_stages(encoders: dict[str, TorchEncoder], held_out: HeldOut, recipe: Recipe) -> Drift:
+def compare_stages(encoders: Mapping[str, TorchEncoder], held_out: HeldOut, *, batch_size: int = 64) -> Drift:
     """Return where each stage's vectors of the held-out sentences lie, beside the teacher's."""
     vectors = {"teacher": (held_out.teacher_en, held_out.teacher_ru)}
     for name, encoder in encoders.items():
-        both = embed(encoder, [*held_out.en, *held_out.ru], batch_size=recipe.validation.batch_size)
+        both = embed(encoder, [*held_out.en, *held_out.ru], batch_size=batch_size)
         vectors[name] = (both[: len(held_out.en)], both[len(held_out.en) :])
     own = (held_out.teacher_en, held_out.teacher_ru)
     return Drift(held_out.en, held_out.ru, {name: compare(*each, *own) for name, each in vectors.items()})
 
 
 def score_stages(
-    encoders: dict[str, TorchEncoder],
-    held_out: HeldOut,
-    recipe: Recipe,
-    drift: Drift | None = None,
-    *,
-    runtime: str = "torch",
+    encoders: Mapping[str, TorchEncoder], held_out: HeldOut, drift: Drift | None = None, *, runtime: str = "torch"
 ) -> list[dict[str, Any]]:
-    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval both ways.
+    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval accuracy@1 both ways.
 
     What `compare_stages` found is not measured again. `runtime`: whose milliseconds they are.
     """
-    drift = drift or compare_stages(encoders, held_out, recipe)
+    drift = drift or compare_stages(encoders, held_out)
     timed = held_out.ru[: TIMED_SENTENCES // 2] + held_out.en[: TIMED_SENTENCES // 2]
     milliseconds = time_encoders(list(encoders.values()), timed, runtime=runtime)
     return [

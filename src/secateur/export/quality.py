@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from secateur.config.errors import InputError
 from secateur.config.quality import QualitySettings
 from secateur.data.cleaning import KeyedRow, clean_rows, drop_duplicates
 from secateur.data.corpus import split_rows
+from secateur.data.progress import progress_bar
 from secateur.data.sources import read_table
 from secateur.encoders.encoder import TorchEncoder, embed, tokenize
 from secateur.encoders.inference import open_file, run_rows
@@ -164,7 +164,7 @@ class Search:
         sizes = measure_sizes(self.build(()), matrices)
         damage = {
             name: 1 - self.measure([name]).cosine
-            for name in tqdm(matrices, desc="each matrix as int8", unit=" matrices", disable=None)
+            for name in progress_bar("each matrix as int8", matrices, unit="matrices")
         }
         return sorted(matrices, key=lambda name: damage[name] / sizes[name], reverse=True)
 

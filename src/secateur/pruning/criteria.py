@@ -69,7 +69,7 @@ def measure_random(encoder: TorchEncoder, batches: "PairBatches", generator: tor
 
 CRITERIA: dict[str, Callable[[TorchEncoder, "PairBatches", torch.Generator], Saliency]] = {
     "similarity": measure_similarity,
-    "probe": measure_output,
+    "output": measure_output,
     "both": measure_both,
     "taylor_weight": measure_taylor_weight,
     "magnitude": measure_magnitude,

@@ -36,9 +36,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from secateur.config.pruning import RepairSettings
+from secateur.data.progress import progress_bar
 from secateur.encoders.encoder import TorchEncoder, tokenize
 from secateur.encoders.modeling import LayerNames, find_layers, find_linear, head_size, layer_names
 from secateur.encoders.surgery import replace_transformer
@@ -76,9 +76,7 @@ def repair(
         inputs = embed_pieces(repaired, teacher, ids, hidden, settings)
         goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in ids]
         goals = run_over(before, goals)
-        for layer, originals, heads, neurons in tqdm(
-            layers, desc=progress, unit=" layers", total=len(groups), disable=not progress
-        ):
+        for layer, originals, heads, neurons in progress_bar(progress, layers, total=len(groups), unit="layers"):
             attention, ffn = split_layer(layer, names)
             for half, behind, rows in (
                 (attention, originals[:1], head_channels(heads, size)),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from secateur.config.errors import InputError
 from secateur.config.pruning import SaliencySettings
 from secateur.data.pairs import Pairs
+from secateur.data.progress import progress_bar
 from secateur.encoders.device import computing_in
 from secateur.encoders.encoder import TorchEncoder, pad, tokenize
 from secateur.pruning.criteria import CRITERIA
@@ -33,7 +33,10 @@ def pair_batches(encoder: TorchEncoder, pairs: Pairs, settings: SaliencySettings
     if not len(translations):
         raise InputError("saliency: the corpus has no translation pairs to measure on")
     en, ru = tokenize(encoder, translations.en), tokenize(encoder, translations.ru)
-    order = np.argsort([max(len(a), len(b)) for a, b in zip(en, ru, strict=True)], kind="stable")
-    for start in tqdm(range(0, len(order), settings.batch_size), desc=progress, unit=" batches", disable=not progress):
-        chosen = order[start : start + settings.batch_size]
-        yield pad(encoder, [en[i] for i in chosen] + [ru[i] for i in chosen])
+    longest = np.array([max(len(a), len(b)) for a, b in zip(en, ru, strict=True)])
+    order = np.argsort(longest, kind="stable")
+    with progress_bar(progress, total=int(longest.sum()), unit="tokens") as bar:  # batches grow: pairs would mislead
+        for start in range(0, len(order), settings.batch_size):
+            chosen = order[start : start + settings.batch_size]
+            yield pad(encoder, [en[i] for i in chosen] + [ru[i] for i in chosen])
+            bar.update(int(longest[chosen].sum()))

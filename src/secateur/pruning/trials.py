@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
 from secateur.config.pruning import BudgetSettings
+from secateur.data.progress import progress_bar
 from secateur.encoders.encoder import embed
 from secateur.pruning.cutting import cut_and_repair
 from secateur.pruning.inputs import PlanningInputs, count_trial_sentences
@@ -33,7 +33,7 @@ def measure_losses(inputs: PlanningInputs, shape: EncoderShape, least: int, prog
     measured: dict[str, dict[float, float]] = {}
     variants = list(single_cuts(shape, inputs.budget, least))
     sentences = count_trial_sentences(inputs.teacher)
-    for axis, sizes in tqdm(variants, desc=progress, unit=" cuts", disable=not progress):
+    for axis, sizes in progress_bar(progress, variants, unit="trial cuts"):
         loss = try_cut(inputs, sizes, expected, sentences)
         fraction = kept_fractions(sizes, shape)[axis]
         measured.setdefault(axis, {})[fraction] = loss

@@ -227,7 +227,7 @@ def open_page(contenders: Sequence[Contender], listed: Listed, *, host: str, por
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
         run_history=False, show_error=True, prevent_thread_lock=True, max_file_size=2 * MOST_BYTES,
-        css=(files("secateur") / "templates" / "demo.css").read_text(encoding="utf-8"), theme=make_theme(),
+        css=(files("secateur.reports") / "templates" / "demo.css").read_text(encoding="utf-8"), theme=make_theme(),
     )  # fmt: skip
     return page
 

@@ -77,7 +77,7 @@ def write_page(records: Sequence[Record], drawings: Sequence[Drawing], path: Pat
 
 def build_page(records: Sequence[Record], drawings: Sequence[Drawing]) -> str:
     """Return the page of these runs as HTML; `drawings` is what `draw_figures` makes of them."""
-    asset = files("secateur") / "templates"
+    asset = files("secateur.reports") / "templates"
     return render(
         "report.html",
         title=" · ".join(record.name for record in records),

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 def render(template: str, **values: Any) -> str:
     """Return a template of `templates/` with these values in it; a name that it lacks is an error."""
     places = Environment(
-        loader=PackageLoader("secateur"), autoescape=select_autoescape(), undefined=StrictUndefined,
+        loader=PackageLoader("secateur.reports"), autoescape=select_autoescape(), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return places.get_template(template).render(**values)

@@ -60,7 +60,7 @@ def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:
             line += [form.format(times[key]) if times else "-" for key, form in forms.items()]
         cells.append(line)
     note = (
-        f"{timing.length} word pieces a sentence; ms and p95 (95th percentile) at batch 1, {timing.repeats} runs after "
+        f"{timing.length} tokens a sentence; ms and p95 (95th percentile) at batch 1, {timing.repeats} runs after "
         f"{timing.warmup} of warm-up; sentences/s at batch {BATCH}, median of {timing.batches}; models take turns"
     )
     return f"{format_table(cells)}\n{note}"
@@ -130,36 +130,54 @@ def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
 
 def format_plan(plan: Plan, shape: EncoderShape) -> str:
     """Return what a plan keeps of each axis, and what it is predicted to cost and to lose."""
+    return f"{format_table(plan_cells(plan, shape))}\n{say_plan(plan, shape)}"
+
+
+AXIS_NAMES = {"hidden": "hidden width", "pieces": "vocabulary, tokens", "rank": "rank of word embeddings"}
+
+
+def plan_cells(plan: Plan, shape: EncoderShape) -> list[list[str]]:
+    """Return the table of a plan, an axis a row; losses stand there only where some were predicted."""
     whole = asdict(shape.whole)
-    rows = [["axis", "whole", "kept", "predicted loss"]]
+    predicted = bool(plan.loss)
+    rows = [["axis", "whole", "kept", *(["predicted loss"] if predicted else [])]]
     for axis, size in asdict(plan.sizes).items():
-        name = {"pieces": "word pieces", "rank": "rank of their vectors"}.get(axis, axis)
         sides = (
             whole["hidden"] if axis == "rank" and each is None else each
             for each in (whole[axis], size or plan.sizes.hidden)
         )
-        rows.append([name, *(f"{side:,}" for side in sides), f"{plan.losses[axis]:.4f}" if plan.loss else "-"])
+        losses = [f"{plan.losses[axis]:.4f}"] if predicted else []
+        rows.append([AXIS_NAMES.get(axis, axis), *(f"{side:,}" for side in sides), *losses])
+    return rows
+
+
+def say_plan(plan: Plan, shape: EncoderShape) -> str:
+    """Return what a plan costs beside the teacher, and the cosine that is predicted, in one line."""
     cost = f"{plan.params:,} parameters of {count_parameters(shape.whole, shape):,}, {plan.mb:.1f} MB"
     cost += "" if plan.ms is None else f", {plan.ms:.2f} ms a sentence"
-    cost += f"; predicted cosine {1 - plan.loss:.4f} before training" if plan.loss else ""
-    return f"{format_table(rows)}\n{cost}"
+    return cost + (f"; predicted cosine {1 - plan.loss:.4f} before training" if plan.loss else "")
 
 
 def format_coverage(kept: Sequence[int], coverage: Sequence[Coverage]) -> str:
     """Return what a trimmed vocabulary did to each language's text."""
-    rows = [["language", "pieces a word", "after", "unknown pieces", "after", "sentences whose pieces all survived"]]
+    rows = [["language", "tokens a word", "after", "unknown tokens", "after", "sentences whose tokens are all kept"]]
     for each in coverage:
         before, after = f"{each.pieces_before:.3f}", f"{each.pieces_after:.3f}"
         unknown = f"{each.unknown_before:,}", f"{each.unknown_after:,}"
         rows.append([each.language, before, after, *unknown, f"{each.survived:.1%}"])
-    return f"{len(kept):,} word pieces kept\n{format_table(rows)}"
+    return f"{len(kept):,} tokens kept\n{format_table(rows)}"
 
 
 def format_columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
     """Return rows as a table; `columns` holds the title and the format of each key, a row may lack some."""
+    return format_table(column_cells(rows, columns))
+
+
+def column_cells(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+    """Return rows as cells of text under their titles, as `format_columns` does."""
     header = [title for title, _ in columns.values()]
     cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in columns.items()] for row in rows]
-    return format_table([header, *cells])
+    return [header, *cells]
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

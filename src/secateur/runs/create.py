@@ -123,8 +123,8 @@ def finish(
     if half:
         round_weights(student)
     with stage("scores"):
-        drift = compare_stages({"student": student}, held_out, recipe)
-        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, recipe, drift)]
+        drift = compare_stages({"student": student}, held_out, batch_size=recipe.validation.batch_size)
+        rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, drift)]
         scores = score_both(student, teacher, benchmark)
     folder = places.models / recipe.name
     save_encoder(student, folder, card=write_making_card(recipe, teacher.name, rows, scores), half=half)

@@ -69,7 +69,7 @@ def train(recipe: PruningRecipe, places: Places, *, resume: bool = False) -> Non
         made = resume or not state.is_main_process  # what the main process has made is read
         inputs = collect_inputs(teacher, corpus, recipe, places, resume=made)
         plan = load_or_make_plan(inputs, places, resume=made)
-        targets = embed_targets(teacher, rows, recipe, places.cache)
+        targets = embed_targets(teacher, rows, recipe.distillation, places.cache)
     step = find_step(places.run) if resume else None
     with open_log(recipe, places.run, resume_step=step) as run_log:
         training = Training(rows, targets, held_out, teacher, recipe, run_log)
@@ -107,7 +107,7 @@ def load_or_make_plan(inputs: PlanningInputs, places: Places, *, resume: bool) -
     if resume and path.exists():
         return TypeAdapter(Plan).validate_json(path.read_bytes())
     with stage("plan"):
-        plan = make_plan(inputs, progress="cuts tried")
+        plan = make_plan(inputs, progress="trial cuts")
     shape = describe(inputs.teacher)
     log.info(format_plan(plan, shape))
     write_json(places.run / "whole.json", asdict(shape.whole))
@@ -152,8 +152,8 @@ def finish(
 ) -> None:
     """Save the student, score every stage, print and keep the tables."""
     with stage("scores"):
-        drift = compare_stages(encoders, held_out, recipe)
-        rows = score_stages(encoders, held_out, recipe, drift, runtime=recipe.budget.runtime)
+        drift = compare_stages(encoders, held_out, batch_size=recipe.validation.batch_size)
+        rows = score_stages(encoders, held_out, drift, runtime=recipe.budget.runtime)
         scores = score_benchmark(encoders, benchmark)
     folder = places.models / recipe.name
     save_encoder(encoders["distilled"], folder, card=write_card(recipe, rows, scores))

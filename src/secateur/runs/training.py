@@ -53,9 +53,10 @@ class Training:
         )  # fmt: skip
 
 
-def embed_targets(teacher: TorchEncoder, rows: Pairs, recipe: PruningRecipe, cache: Path) -> Targets | None:
-    if recipe.distillation.matching == "tokens":
+def embed_targets(teacher: TorchEncoder, rows: Pairs, settings: DistillationSettings, cache: Path) -> Targets | None:
+    """Return the teacher's vectors of these rows; none where last hidden states are matched: the teacher runs then."""
+    if settings.matching == "tokens":
         return None
     with stage("targets"):
-        source = EncoderSource(teacher, pick_precision(recipe.distillation.precision, teacher.device))
+        source = EncoderSource(teacher, pick_precision(settings.precision, teacher.device))
         return embed_corpus(source, [*rows.en, *rows.ru], cache / "targets", progress="teacher's vectors")

@@ -1,0 +1,117 @@
+"""secateur prune: cut a model and repair it, without training."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.commands.options import MODEL, Parser, Renamed, add_setting, new_command
+from secateur.config.errors import InputError
+
+HELP = "Cut a model and repair it, without training."
+GROUPS = {  # a group of options: the option, its placeholder
+    "limits": {
+        "keep_params": "FRACTION", "max_params": "N", "max_mb": "MB", "max_ms": "MS", "runtime": "",
+    },
+    "axes": {
+        "keep_heads": "FRACTION", "keep_neurons": "FRACTION", "keep_hidden": "FRACTION", "layers": "N",
+        "vocabulary": "N", "rank": "N",
+    },
+    "how": {
+        "held_out": "FRACTION", "saliency_pairs": "N", "repair_sentences": "N", "rounds": "N", "criterion": "",
+        "ranking": "", "layer_choice": "", "round_neurons_to": "N", "pooling": "", "seed": "N",
+    },
+}  # fmt: skip
+
+
+def add(parser: Parser) -> None:
+    """Add the command's options; what they are for is said by the settings that they set."""
+    from secateur.config.options import PRUNE, PRUNE_DEFAULTS, spell_flag
+    from secateur.config.recipe import PruningRecipe
+
+    new_command(
+        parser, f"{HELP} Under a limit the sizes that lose least are chosen; an axis\n"
+        "that is named keeps what is named; without a limit every other axis stays whole. Fractions are what is KEPT.",
+        "secateur prune models/teacher-mini-en-ru --keep-heads 0.5 --keep-neurons 0.5 --pairs pairs.tsv --out DIR",
+    )  # fmt: skip
+    parser.add_argument("model", help=MODEL)
+    parser.add_argument(
+        "--pairs", nargs="+", required=True, metavar="FILE",
+        help="a .tsv of pairs (English, tab, Russian), two texts whose lines belong together, or a .yaml list of "
+        "catalogs to download",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder that the student is saved in")
+    parser.add_argument(
+        "--family", metavar="F,F,...",
+        help="save several students that keep these fractions of all parameters, each cut out of the one before, in "
+        "DIR/F each",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be kept, and stop")
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option, metavar in options.items():
+            key = PRUNE[option]
+            if option == "max_params":
+                group.add_argument("--max-params", metavar="N", help="the most parameters it may have, as in 12.8M")
+            else:
+                default = PRUNE_DEFAULTS.get(key)
+                add_setting(group, spell_flag(option), PruningRecipe, key, metavar=metavar, default=default)
+    parser.add_argument("--multiple", dest="round_neurons_to", type=int, action=Renamed)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prune as told: print the plan, save the student, print what it is worth."""
+    from secateur.config.options import PRUNE, SIZES, build_prune_recipe, spell_flag
+
+    if options.out is None and not options.dry_run:
+        raise InputError("--out: name a folder for the student, or ask for a --dry-run")
+    fractions = read_fractions(options.family) if options.family is not None else ()
+    if fractions and any((options.keep_params, options.max_params, options.max_mb, options.max_ms)):
+        raise InputError("--family: its fractions are limits; name no other")
+    given = {option: getattr(options, option) for option in PRUNE}
+    if fractions:
+        given["keep_params"] = max(fractions)
+    if all(given[option] is None for option in SIZES):
+        raise InputError(f"say what to keep: {', '.join(map(spell_flag, SIZES))} or --family")
+    from secateur.data.files import check_out
+    from secateur.data.sources import name_sources
+
+    if options.out is not None:
+        check_out(options.out)
+    name = options.out.name if options.out else "plan"
+    recipe = build_prune_recipe(options.model, given, name_sources(options.pairs), name=name, spell=spell_flag)
+    from secateur.runs.prune import plan_pruning, prune_family
+
+    with naming_flags():
+        if fractions:
+            prune_family(recipe, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
+            return
+        planned = plan_pruning(recipe, cache=options.cache)
+        print(planned.summary)
+        if not options.dry_run:
+            student = planned.cut()
+            student.save(options.out)
+            print(student.table)
+
+
+@contextmanager
+def naming_flags() -> Iterator[None]:
+    """Within it an InputError names options where it names keys of a recipe."""
+    from secateur.config.options import name_options, spell_flag
+
+    try:
+        yield
+    except InputError as error:
+        raise InputError(name_options(str(error), spell_flag)) from None
+
+
+def read_fractions(text: str) -> tuple[float, ...]:
+    """Return the fractions of `0.75,0.5`; raise InputError for anything else."""
+    try:
+        fractions = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        fractions = ()
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise InputError(f"--family: {text!r} is not a list of fractions such as 0.75,0.5,0.25")
+    return fractions

@@ -1,0 +1,21 @@
+"""Progress bars where somebody sees them: in a terminal or a notebook, not in a log file."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm.auto import tqdm
+
+KERNEL = "JPY_PARENT_PID"  # what Jupyter sets for its kernels
+
+
+def progress_bar(name: str, over: Iterable[Any] | None = None, *, total: float | None = None, unit: str) -> "tqdm[Any]":
+    """Return a bar of `total` units, or over an iterable; none is shown where `name` is empty or nobody watches."""
+    shown = bool(name) and is_watched()
+    return tqdm(over, total=total, desc=name, unit=f" {unit}", disable=not shown)
+
+
+def is_watched() -> bool:
+    """Return whether a bar would be seen: standard error is a terminal, or this is a notebook."""
+    return sys.stderr.isatty() or KERNEL in os.environ or "ipykernel" in sys.modules

@@ -1,0 +1,99 @@
+"""Tables that print as text in a terminal and as HTML in a notebook."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores, mean_s
+from secateur.pruning.predictions import Plan
+from secateur.pruning.selection import Kept
+from secateur.pruning.sizes import EncoderShape
+from secateur.reports.text import ARTEFACT_COLUMNS, STAGE_COLUMNS, column_cells, format_table, plan_cells, say_plan
+
+
+class Shown:
+    """What has cells, a header first, and a note: text where it is printed, a table where a notebook shows it."""
+
+    def cells(self) -> list[list[str]]:
+        """Return the rows of the table as text, the header first."""
+        raise NotImplementedError
+
+    def note(self) -> str:
+        """Return the line under the table."""
+        return ""
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (format_table(self.cells()), self.note()) if part)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header, *rows = self.cells()
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        note = f"<p>{escape(self.note())}</p>" if self.note() else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+@dataclass(frozen=True, repr=False)
+class PlanTable(Shown):
+    """What a plan keeps of each axis and why: sizes, predicted losses and, once it is cut, every layer's counts."""
+
+    plan: Plan  # sizes and predictions
+    shape: EncoderShape  # of the teacher
+    kept: Kept | None = None  # the indices that survived, once the teacher is cut
+
+    def cells(self) -> list[list[str]]:
+        return plan_cells(self.plan, self.shape)
+
+    def note(self) -> str:
+        lines = [say_plan(self.plan, self.shape)]
+        if self.kept is not None:
+            for axis in ("heads", "neurons"):
+                counts = " ".join(str(len(layer)) for layer in getattr(self.kept, axis))
+                lines.append(f"{axis} kept in each layer: {counts}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class StageTable(Shown):
+    """A row for the teacher and each stage: parameters, MB, ms a sentence, held-out cosine, retrieval accuracy@1."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def cells(self) -> list[list[str]]:
+        return column_cells(self.rows, STAGE_COLUMNS)
+
+
+@dataclass(frozen=True, repr=False)
+class ArtefactTable(Shown):
+    """A row for each exported file: MB, differences to torch, retrieval accuracy@1, Mean S."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def cells(self) -> list[list[str]]:
+        return column_cells(self.rows, ARTEFACT_COLUMNS)
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
+    """What a model scores on a benchmark."""
+
+    name: str  # of the model
+    scores: Scores
+
+    @property
+    def own(self) -> Mapping[str, float]:
+        """Each task's score of the model's own sentence vector."""
+        return self.scores.own
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the sentence tasks, Mean S on encodechka; None where a task is missing."""
+        return mean_s(self.scores.own)
+
+    def cells(self) -> list[list[str]]:
+        header = [f"{self.scores.benchmark}, own vector", *SENTENCE_TASKS, "mean"]
+        values = [f"{self.own[task]:.4f}" if task in self.own else "-" for task in SENTENCE_TASKS]
+        return [header, [self.name, *values, "-" if self.mean is None else f"{self.mean:.4f}"]]

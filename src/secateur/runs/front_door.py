@@ -1,0 +1,243 @@
+"""What `import secateur` offers in Python: prune, distill, evaluate, export, load. The commands run the same code."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from sentence_transformers import SentenceTransformer
+
+from secateur.config.corpus import CorpusSettings
+from secateur.config.distillation import DistillationSettings
+from secateur.config.errors import InputError
+from secateur.config.evaluation import EncodechkaSettings
+from secateur.config.options import build_prune_recipe
+from secateur.config.places import default_cache
+from secateur.config.quality import QualitySettings
+from secateur.config.reading import build_settings
+from secateur.config.values import Criterion, Pooling, Precision, Runtime
+from secateur.data.corpus import load_corpus
+from secateur.data.sources import Row, name_sources, read_given
+from secateur.evaluation.benchmark_data import DownloadError, find_data
+from secateur.evaluation.scores import Benchmark, score_stages
+from secateur.export.export import export as export_files
+from secateur.reports.display import ArtefactTable, Evaluation, StageTable
+from secateur.runs.distill import distill_student
+from secateur.runs.prune import plan_pruning
+from secateur.runs.student import Student, name_model, open_model
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+
+    Model: TypeAlias = str | Path | SentenceTransformer | Student
+    GivenPairs: TypeAlias = (
+        str | Path | Sequence[str | Path] | Iterable[tuple[str, str]] | datasets.Dataset | pandas.DataFrame
+    )
+
+
+def load(model: "Model", *, pooling: Pooling = "auto", device: str = "auto") -> Student:
+    """Return a model as a Student: a folder, a hub name or a SentenceTransformer, which is copied.
+
+        student = secateur.load("models/mine")
+        student.encode(["Hello, world", "Привет, мир"])          # float32 [2, dimension]
+
+    `pooling`: how token vectors become a sentence vector, where a bare transformer's folder does not say. `device`:
+    auto, cpu, cuda or mps. Raises InputError: not a model, or one that secateur cannot prune.
+    """
+    return Student(open_model(model, pooling=pooling, device=device))
+
+
+def prune(
+    model: "Model",
+    pairs: "GivenPairs",
+    *,
+    max_params: int | str | None = None,
+    keep_params: float | None = None,
+    max_mb: float | None = None,
+    max_ms: float | None = None,
+    runtime: Runtime = "torch",
+    keep_heads: float | None = None,
+    keep_neurons: float | None = None,
+    keep_hidden: float | None = None,
+    layers: int | None = None,
+    vocabulary: int | None = None,
+    rank: int | None = None,
+    rounds: int = 1,
+    criterion: Criterion = "both",
+    ranking: Literal["global", "layer"] = "global",
+    layer_choice: Literal["removal", "even"] = "removal",
+    round_neurons_to: int = 1,
+    saliency_pairs: int = 1000,
+    repair_sentences: int = 2000,
+    held_out: float = 0.05,
+    pooling: Pooling = "auto",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    cache: str | Path | None = None,
+) -> Student:
+    """Cut a model and repair it, without training; return the student.
+
+        student = secateur.prune("models/teacher-mini-en-ru", "pairs.tsv", max_params="4.6M")
+        student.plan                                             # what was kept, and why
+        student.table                                            # what it came to on held-out pairs
+
+    Under a limit (`max_params`, `keep_params`, `max_mb`, `max_ms`) the sizes that lose least are chosen; an axis that
+    is named (`keep_heads`, `keep_neurons`, `keep_hidden`: shares that are KEPT; `layers`, `vocabulary`, `rank`:
+    counts) keeps what is named; without a limit every other axis stays whole.
+
+    `model`: a folder, a hub name, a SentenceTransformer or a Student. `pairs`: sentences and their translations, a
+    .tsv file (English, tab, Russian), two text files whose lines belong together, a .yaml list of catalogs, a list of
+    tuples, a `datasets.Dataset` or a pandas frame (its columns en and ru, else the first two). The share `held_out`
+    of them is never measured on, only judged by. `cache`: the folder for downloads. The other arguments are the
+    options of `secateur prune`.
+
+    Raises InputError: nothing says what to keep; a value out of range; a limit that nothing reaches; a model or pairs
+    that cannot be used.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("model", "pairs", "cache")}
+    sources, given = read_pairs(pairs)
+    recipe = build_prune_recipe(name_model(model), options, sources, name="student")
+    teacher = open_model(model, pooling=pooling, device=device)
+    return plan_pruning(recipe, cache=find_cache(cache), teacher=teacher, given=given).cut()
+
+
+def distill(
+    student: "Model",
+    teacher: "Model",
+    pairs: "GivenPairs",
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    folder: str | Path | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 3e-4,
+    w_similarity: float = 0.1,
+    w_output: float = 1.0,
+    precision: Precision = "auto",
+    held_out: float = 0.05,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> Student:
+    """Train a copy of a student towards its teacher on sentence pairs; return the best one by held-out cosine.
+
+        student = secateur.distill(student, "models/teacher-mini-en-ru", "pairs.tsv", minutes=10)
+
+    Name `steps`, or `minutes`: a few steps are timed, and as many are made as fit, validations included; computing
+    the teacher's vectors, once, comes before. With `folder` checkpoints are kept there, and the same call goes on
+    with a training that was stopped. The loss is w_similarity * |s_en - s_ru|^2 + w_output * |s - t|^2, of unit
+    vectors s of the student and t of the teacher, means over pairs and over sentences.
+
+    `student`, `teacher`: a folder, a hub name, a SentenceTransformer or a Student; `pairs` as in `prune`; `batch_size`
+    counts pairs, at most as many as there are to train on.
+
+    Raises InputError: both or none of minutes and steps; vectors of different lengths; a folder that holds another
+    training; pairs that cannot be used.
+    """
+    if (minutes is None) == (steps is None):
+        raise InputError("distill: name one of minutes and steps")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise InputError(f"minutes: {minutes} is not a positive number")
+    sources, given = read_pairs(pairs)
+    corpus_settings = build_settings(CorpusSettings, {**sources, "held_out": held_out}, origin="")
+    own, target = open_model(student), open_model(teacher)
+    corpus = load_corpus(corpus_settings, find_cache(cache), given=given)
+    count = 1 if steps is None else steps
+    settings = build_settings(
+        DistillationSettings,
+        {
+            "steps": count, "batch_size": min(batch_size, len(corpus.train)), "learning_rate": learning_rate,
+            "w_similarity": w_similarity, "w_output": w_output, "precision": precision,
+            "warmup_steps": min(100, count // 10), "evaluate_every": max(1, -(-count // 4)),
+        },
+        origin="",
+    )  # fmt: skip
+    result, _, judged = distill_student(
+        own, target, corpus, settings, minutes=minutes, folder=None if folder is None else Path(folder),
+        cache=find_cache(cache), seed=seed,
+    )  # fmt: skip
+    rows = score_stages({"teacher": target, "student": own, "distilled": result.encoder}, judged)
+    table = StageTable(rows)
+    if isinstance(student, Student):
+        return replace(student, encoder=result.encoder, table=table)
+    return Student(result.encoder, table=table)
+
+
+def evaluate(
+    model: "Model",
+    on: Literal["probe", "encodechka"] = "probe",
+    *,
+    tasks: Sequence[str] | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+) -> Evaluation:
+    """Score a model on the probe that comes with secateur or on encodechka; return its scores, a table in a notebook.
+
+        secateur.evaluate(student, "probe").mean
+
+    `tasks`: some of STS, PI, NLI, SA, TI, IA, IC, ICX (all). `data`: a folder with encodechka's files; without it
+    they are downloaded once. The probe's numbers are not encodechka's: they compare with each other alone.
+
+    Raises InputError: no such benchmark or task; a model that cannot be loaded; files that cannot be had.
+    """
+    if on not in ("probe", "encodechka"):
+        raise InputError(f"on: {on!r} is neither probe nor encodechka")
+    named = {"data": None if data is None else str(data)} | ({} if tasks is None else {"tasks": list(tasks)})
+    settings = build_settings(EncodechkaSettings, named, origin="")
+    encoder = open_model(model, device=device)
+    try:
+        files = find_data(settings, find_cache(cache)) if on == "encodechka" else None
+    except DownloadError as error:
+        raise InputError(f"encodechka cannot be scored: {error}; data= names a folder with its files") from None
+    name = Path(name_model(model)).name
+    return Evaluation(name, Benchmark(settings, files).score(encoder, name=name))
+
+
+def export(
+    model: "str | Path | Student",
+    *,
+    out: str | Path | None = None,
+    int8: bool = True,
+    pairs: str | Path | None = None,
+    data: str | Path | None = None,
+    threads: int | None = None,
+    **quality: Any,
+) -> ArtefactTable:
+    """Write a model's ONNX files, float and int8, measure them, and return what they are worth.
+
+        secateur.export("models/mine")
+        secateur.Encoder("models/mine", backend="onnx-int8").encode(["..."])      # needs no torch
+
+    `model`: a folder; with `out`, where a copy goes, also a hub name or a Student. `pairs`: a .tsv of pairs to judge
+    by (texts that come with secateur). `data`: encodechka's files, to score every file on. `quality`: what the int8
+    file must hold, min_cosine, min_low_cosine, max_retrieval_loss, sentences.
+
+    Raises InputError: not a model, or one without an ONNX form; QualityError: a file falls short, and is not kept.
+    """
+    settings = build_settings(QualitySettings, quality, origin="")
+    if isinstance(model, Student):
+        if out is None:
+            raise InputError("out: name a folder for the student's files")
+        model, out = model.save(out), None
+    rows = export_files(
+        str(model), settings, out=None if out is None else Path(out), int8=int8,
+        pairs=None if pairs is None else Path(pairs), data=None if data is None else Path(data), threads=threads,
+    )  # fmt: skip
+    return ArtefactTable(rows)
+
+
+def read_pairs(pairs: Any) -> tuple[dict[str, Any], list[Row] | None]:
+    """Return pairs as keys of a corpus, and as rows where they are in memory."""
+    if isinstance(pairs, str | Path):
+        return name_sources([pairs]), None
+    if isinstance(pairs, list | tuple) and pairs and all(isinstance(each, str | Path) for each in pairs):
+        return name_sources(pairs), None
+    try:
+        return {}, read_given(pairs)
+    except TypeError:
+        raise InputError(f"pairs: {type(pairs).__name__} is not a file, a list of pairs or a table") from None
+
+
+def find_cache(cache: str | Path | None) -> Path:
+    return default_cache() if cache is None else Path(cache)
