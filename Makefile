@@ -68,7 +68,8 @@ bench: $(INSTALLED) ## time every claim beside its peer, into bench.json; ARGS="
 notebooks: $(INSTALLED) ## execute the notebooks in place
 	$(RUN)/jupyter execute --inplace $(wildcard notebooks/*.ipynb) $(ARGS)
 
-docs: $(INSTALLED) ## build the site into site/, strict: a broken link is an error
+docs: $(INSTALLED) ## write the generated parts of docs/ anew, then build the site into site/, strict
+	@$(BIN)/python docs/generate.py
 	$(RUN)/mkdocs build --strict $(ARGS)
 
 clean: ## remove .venv and the caches; runs and models stay
@@ -79,7 +80,7 @@ clean: ## remove .venv and the caches; runs and models stay
 $(INSTALLED): requirements.txt pyproject.toml
 	@rm -f $@
 	@$(CHECK)
-	@echo 'Installing into .venv, 3 to 10 minutes: 0.4 GB with the CPU build of torch, 3 GB with the CUDA build that'
+	@echo 'Installing into .venv, 2 to 10 minutes: 0.4 GB with the CPU build of torch, 3 GB with the CUDA build that'
 	@echo 'pip takes on Linux by default. README.md says how to choose; PIP_FLAGS=-v shows what pip does.'
 	@'$(PYTHON)' -m venv .venv
 	@$(PIP) -r requirements.txt

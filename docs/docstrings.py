@@ -1,6 +1,8 @@
 """Docstrings as Markdown: what is aligned stays aligned, and no sign of mathematics is taken for markup."""
 
+import ast
 import re
+from textwrap import dedent
 from typing import Any
 
 import griffe
@@ -13,13 +15,27 @@ class PlainDocstrings(griffe.Extension):
         self.rewrite(pkg)
 
     def rewrite(self, item: Any) -> None:
-        if item.docstring is not None:
+        if item.is_attribute and item.parent.is_class and (field := read_field(item.source)):
+            said, item.value = field  # the description and the default, in place of the whole call
+            item.docstring = griffe.Docstring(as_markdown(said), parent=item)
+        elif item.docstring is not None:
             item.docstring.value = as_markdown(item.docstring.value)
         elif item.is_attribute and item.parent.is_class and (said := comment_beside(item)):
             item.docstring = griffe.Docstring(as_markdown(said), parent=item)
         for member in item.members.values():
             if not member.is_alias:
                 self.rewrite(member)
+
+
+def read_field(source: str) -> tuple[str, str | None] | None:
+    """Return description and default of `key: type = Field(default=..., description="...")`, None of another line."""
+    match ast.parse(dedent(source)).body:
+        case [ast.AnnAssign(value=ast.Call(func=ast.Name(id="Field"), keywords=words))]:
+            given = {word.arg: word.value for word in words}
+            default = given.get("default")
+            said = ast.literal_eval(given["description"]) if "description" in given else ""
+            return said, None if default is None else ast.unparse(default)
+    return None
 
 
 def comment_beside(field: Any) -> str:

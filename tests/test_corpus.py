@@ -3,18 +3,23 @@
 import gzip
 import itertools
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secateur.config.corpus import CorpusSettings, DatasetSettings
 from secateur.config.errors import InputError
-from secateur.data.cleaning import comparison_key, find_flaw, key_row
+from secateur.config.evaluation import ValidationSettings
+from secateur.data.cleaning import comparison_key, find_misfit, key_row
 from secateur.data.corpus import load_corpus
 from secateur.data.pairs import Pairs, ParallelCorpus
 from secateur.data.sources import FREQUENT, Row
+from secateur.evaluation.scores import hold_out
 
 ANIMALS = {"cat": "кот", "dog": "пёс", "fox": "лис", "hen": "кура", "cow": "бык", "owl": "филин", "elk": "лось"}
 PLACES = {"house": "доме", "garden": "саду", "forest": "лесу", "river": "реке", "field": "поле", "city": "городе"}
@@ -170,7 +175,7 @@ def test_missing_dataset_and_missing_column_are_named_with_the_columns_there_are
     ],
 )
 def test_flaws_of_a_pair(en: str, ru: str, flaw: str | None) -> None:
-    assert find_flaw(key_row(Row(en, ru, "here"), min_words=3), max_words=20) == flaw
+    assert find_misfit(key_row(Row(en, ru, "here"), min_words=3), max_words=20) == flaw
 
 
 def test_key_ignores_case_punctuation_white_space_and_compatibility_forms() -> None:
@@ -296,3 +301,26 @@ def test_rows_are_drawn_as_often_as_their_source_weighs() -> None:
 def test_translations_are_the_paired_rows() -> None:
     pairs = Pairs(["a", "b", "c"], ["а", "б", "в"], ["x"] * 3, [True, False, True])
     assert pairs.translations == pairs.take([0, 2])
+
+
+def test_a_log_says_what_was_left_out_and_nothing_of_what_was_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load(tmp_path, write_table(tmp_path / "clean.tsv", PAIRS))
+    assert "left out" not in caplog.text
+    assert not re.search(r"\b0 |\{\}", caplog.text)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        load(tmp_path, write_table(tmp_path / "twice.tsv", [*PAIRS, PAIRS[0], ("42", "сорок два")]))
+    assert "left out: no English in 1" in caplog.text
+    assert "left out: 1 duplicates" in caplog.text
+
+
+def test_few_held_out_pairs_are_said_without_a_key_that_prune_has_not(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = Pairs(["A cat sleeps."], ["Кошка спит."], ["here"], [True])
+    with caplog.at_level(logging.WARNING):
+        hold_out(ParallelCorpus(pairs, pairs), ValidationSettings(), lambda texts: np.eye(len(texts)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the scores rest on 1 held-out pairs; more pairs make them steadier"
+    ]

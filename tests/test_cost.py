@@ -10,9 +10,10 @@ from transformers import BertConfig, BertModel
 
 from secateur.config.pruning import BudgetSettings, SaliencySettings
 from secateur.data.pairs import Pairs
-from secateur.encoders import cost
+from secateur.encoders import cost, machine
 from secateur.encoders.cost import count_bytes, count_flops, count_parameters, time_encoders
 from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.machine import count_cores
 from secateur.encoders.modeling import count_heads, count_neurons
 from secateur.encoders.saving import save_encoder
 from secateur.encoders.surgery import replace_transformer
@@ -25,7 +26,7 @@ from secateur.pruning.slicing import slice_encoder
 
 @pytest.fixture
 def labse(make_encoder: MakeEncoder) -> TorchEncoder:
-    """Random weights in LaBSE-en-ru's shape: 55,083 word pieces, 12 layers x 12 heads, 768 wide, pooler used."""
+    """Random weights in LaBSE-en-ru's shape: 55,083 tokens, 12 layers x 12 heads, 768 wide, pooler used."""
     return replace_transformer(make_encoder(pooling="pooler"), BertModel(BertConfig(vocab_size=55_083)))
 
 
@@ -79,3 +80,25 @@ def test_flops_are_those_of_the_matrix_products(teacher: TorchEncoder, ragged: K
     ffn = 2 * 2 * length * hidden * neurons
     assert count_flops(teacher, length) == layers * (projections + products + ffn)
     assert count_flops(slice_encoder(teacher, ragged), length) < count_flops(teacher, length) / 2
+
+
+@pytest.mark.parametrize(
+    ("usable", "quota", "asked", "cores"),
+    [
+        ({0, 1, 2, 3}, "max 100000", "", 2),  # two hyper-threads of a core count once
+        ({0, 1}, "max 100000", "", 1),  # within an affinity too, where joblib counts both
+        ({0, 2}, "150000 100000", "", 1),  # a core and a half does the work of one at full speed
+        ({0, 2}, "max 100000", "1", 1),
+    ],
+)
+def test_a_hyper_thread_is_no_core_and_a_quota_is_rounded_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: set[int], quota: str, asked: str, cores: int
+) -> None:
+    for number in range(4):
+        (tmp_path / str(number)).write_text(f"{number // 2 * 2}-{number // 2 * 2 + 1}\n")
+    (tmp_path / "quota").write_text(f"{quota}\n")
+    monkeypatch.setattr(machine, "SIBLINGS", str(tmp_path / "{}"))
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "quota")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: usable, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert count_cores() == cores

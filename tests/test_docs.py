@@ -20,11 +20,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from browser import PHONE, open_page
 from conftest import ROOT, SENTENCES
 from ruamel.yaml import YAML
 
+import secateur
 from secateur import cli
 from secateur.config.errors import InputError
+from secateur.config.places import default_cache
 from secateur.config.pruning import BudgetSettings
 from secateur.config.reading import build_recipe, build_settings, load_recipe, read_yaml
 from secateur.config.teacher import Wheel
@@ -84,12 +87,7 @@ def read_inline(markdown: str) -> list[str]:
 
 def has_command(path: Path) -> bool:
     """Whether a page is of no command, or of one that this version has."""
-    return path.parent.name != "guide" or path.stem in ("index", *list_commands())
-
-
-def list_commands() -> list[str]:
-    (actions,) = (action for action in cli.build_parser()._actions if hasattr(action, "choices") and action.choices)
-    return list(actions.choices)
+    return path.parent.name != "guide" or path.stem in ("index", *cli.COMMANDS)
 
 
 def skip_later(path: Path) -> None:
@@ -107,13 +105,6 @@ def find_anchors(markdown: str) -> set[str]:
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
 
 
-def is_there(path: Path) -> bool:
-    """Whether a link's target exists; pages of the API are made when the site is built."""
-    if path.parent == DOCS / "api":
-        return path.stem == "index" or (ROOT / "src" / "secateur" / f"{path.stem}.py").is_file()
-    return path.exists()
-
-
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=say)
 def test_links_lead_somewhere(path: Path) -> None:
     markdown = read_page(path)
@@ -122,7 +113,7 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         file, _, anchor = target.partition("#")
         there = (path.parent / file).resolve() if file else path
-        assert is_there(there), f"{target}: no such file"
+        assert there.exists(), f"{target}: no such file"
         if path.is_relative_to(DOCS):
             assert there.is_relative_to(DOCS), f"{target}: the site has pages of docs/ alone"
         if anchor:
@@ -131,7 +122,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_command_has_a_page_and_a_row() -> None:
     pages = {path.stem for path in (DOCS / "guide").glob("*.md")} - {"index"}
-    assert set(list_commands()) <= pages
+    assert set(cli.COMMANDS) <= pages
     index = read_page(DOCS / "guide" / "index.md")
     for name in pages:
         assert f"({name}.md)" in index
@@ -219,8 +210,7 @@ def test_recipes_in_comments_are_read_as_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name == "guide"], ids=say)
 def test_options_in_prose_exist(path: Path) -> None:
     skip_later(path)
-    known = Counter(re.findall(r"--[a-z][a-z-]*", (ROOT / "src" / "secateur" / "cli.py").read_text(encoding="utf-8")))
-    known += Counter(["--help", "--verbose", "--port"])
+    known = {option for name in cli.COMMANDS for option in cli.build_parser(name)[1][name]._option_string_actions}
     for code in read_inline(read_page(path)):
         for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", code):
             assert option in known, f"{option}: no such option"
@@ -249,28 +239,13 @@ def test_recipes_are_read_as_they_stand(path: Path) -> None:
             build_settings(BudgetSettings, yaml.load(code.removeprefix("budget: ")), origin=say(path))
 
 
-def list_keys() -> set[str]:
-    """Return every dotted key that a recipe may have."""
-    hooks = load_script("hooks")
-    text = (ROOT / "src" / "secateur" / "config.py").read_text(encoding="utf-8")
-    sections = {section.name: section for section in hooks.read_sections(text)}
-    places = hooks.find_places(sections, hooks.read_aliases(text))
-    keys = {key.name for run in hooks.RUNS for key in sections[run].keys}
-    for name, found in places.items():
-        inherited = [sections[base] for base in sections[name].bases if base in sections]
-        for section in (sections[name], *inherited):
-            keys |= {f"{place}.{key.name}" for place in found for key in section.keys}
-    return keys
-
-
 def test_every_key_has_a_meaning_and_those_in_prose_exist() -> None:
-    hooks = load_script("hooks")
-    text = (ROOT / "src" / "secateur" / "config.py").read_text(encoding="utf-8")
-    places = hooks.find_places({each.name: each for each in hooks.read_sections(text)}, hooks.read_aliases(text))
-    for section in hooks.read_sections(text):
-        if section.name in (*hooks.RUNS, "Run", *places):
-            assert not [key.name for key in section.keys if not key.meaning], f"{section.name}: a comment is missing"
-    keys = list_keys()
+    generate = load_script("generate")
+    for kind in (*generate.RECIPES, *generate.find_places()):
+        assert not [key.name for key in generate.list_keys(kind) if not key.meaning], (
+            f"{kind}: a description is missing"
+        )
+    keys = generate.list_dotted_keys()
     for path in PAGES:
         for code in read_inline(read_page(path)):
             dotted = re.fullmatch(r"((\w+)(\.\w+)+)(=.*)?", code)
@@ -279,12 +254,22 @@ def test_every_key_has_a_meaning_and_those_in_prose_exist() -> None:
 
 
 def test_the_configuration_page_has_what_the_dataclasses_have() -> None:
-    page = load_script("hooks").write_configuration(ROOT / "src" / "secateur" / "config.py")
-    assert "| `heads` | number from 0 to 1, or nothing | none | kept, of those in the kept layers |" in page
+    page = load_script("generate").write_configuration()
+    heads = "The share of the kept layers' attention heads that is kept."
+    assert f"| `heads` | number from 0 to 1, or nothing | none | {heads} |" in page
     assert "| `steps` | whole number, 0 or more | must be given |" in page
     assert "| `pairs` | whole number, above 0 | `2000` |" in page
+    assert "| `params` | count; 12.8M and 85k are read too, or nothing | none |" in page
     assert "`mse` `contrastive`" in page
+    assert "## Budget\n" in page
     assert "Annotated" not in page
+
+
+def test_what_is_generated_is_what_is_committed() -> None:
+    for path, text in load_script("generate").write_pages().items():
+        committed = read_page(path)
+        # Python 3.13 breaks the lines of a usage elsewhere than 3.11.
+        assert committed.split() == text.split(), f"{say(path)} is not what the source says: run `make docs`"
 
 
 # Python
@@ -345,12 +330,56 @@ def test_both_quick_starts_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
-def test_the_tree_has_a_line_for_every_module(name: str) -> None:
-    _, _, tree = read_page(ROOT / name).partition("    src/secateur/\n")
-    listed = re.findall(r"^      (\w+\.py)\s+\S", tree, flags=re.MULTILINE)
-    modules = {path.name for path in (ROOT / "src" / "secateur").glob("*.py")} - {"__init__.py"}
+def test_the_tree_has_a_line_for_every_room(name: str) -> None:
+    _, tree = re.split(r"^    src/secateur/.*$", read_page(ROOT / name), flags=re.MULTILINE)
+    listed = re.findall(r"^      (\w+)/\s+\S", tree, flags=re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == modules
+    assert set(listed) == {path.parent.name for path in (ROOT / "src" / "secateur").glob("*/__init__.py")}
+
+
+# Where things are
+
+
+def test_where_to_find_things_names_what_is_there() -> None:
+    """Every file in a row of where.md exists, and what the row says to look for stands in one of them."""
+    rows = [line for line in read_page(DOCS / "where.md").splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 10
+    for row in rows:
+        codes = read_inline(row)
+        files = [code for code in codes if re.fullmatch(r"[\w./-]+\.\w+", code)]
+        assert files, row
+        for file in files:
+            assert (ROOT / file).is_file(), f"{file}: no such file"
+        text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+        for code in codes:
+            if re.fullmatch(r"\w+", code):
+                assert re.search(rf"^\s*(def {code}\(|class {code}\b|{code}\b.*=)", text, flags=re.MULTILINE), (
+                    f"{code} is in none of {files}"
+                )
+
+
+def test_files_of_the_repository_in_prose_exist() -> None:
+    for path in PAGES:
+        for code in read_inline(read_page(path)):
+            if re.fullmatch(r"(src|tests|notebooks|docs)/[\w./-]+", code):
+                assert (ROOT / code).exists(), f"{say(path)}: {code}: no such file"
+
+
+def test_the_glossary_is_found_and_says_each_word_once() -> None:
+    words = re.findall(r"^\| ([^|]+) \| [A-Z]", read_page(DOCS / "glossary.md"), flags=re.MULTILINE)
+    assert len(words) == len(set(words))
+    assert {"cut", "token", "gate", "quality gate", "probe", "Mean S", "ICX", "retrieval accuracy@1"} <= set(words)
+    for page in (DOCS / "guide" / "index.md", DOCS / "where.md"):
+        assert "glossary.md)" in read_page(page)
+
+
+def test_every_room_has_a_section_of_the_api_with_its_own_words() -> None:
+    generate, page = load_script("generate"), " ".join(read_page(DOCS / "api" / "index.md").split())
+    for room in generate.list_rooms():
+        purpose = generate.read_purpose(ROOT / "src" / "secateur" / room / "__init__.py")
+        assert f"### {room} {purpose}" in page
+    for name in set(secateur.__all__) - {"__version__"}:
+        assert f"### secateur.{name} <!-- api: " in page
 
 
 def test_the_picture_is_what_its_script_draws() -> None:
@@ -372,12 +401,16 @@ def clone(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch
     write_json(tmp_path / "experiments" / "catalogs" / "interfaces.yaml", {"wheels": [asdict(wheel)]})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_json(find_kept(wheel, cli.default_cache()), pairs)
+    write_json(find_kept(wheel, default_cache()), pairs)
     return tmp_path
 
 
 SMALLER = {  # what is added to a command so that a toy takes seconds
     "prune": ["--saliency-pairs", "16", "--repair-sentences", "32"],
+    "export": [
+        "--min-cosine", "0", "--min-low-cosine", "0", "--max-retrieval-loss", "1", "--sentences", "16",
+        "--threads", "1",
+    ],
     "train": [
         "saliency.pairs=16", "repair.sentences=32", "distillation.steps=4", "distillation.batch_size=8",
         "distillation.evaluate_every=2", "distillation.warmup_steps=1", "validation.pairs=16", "encodechka.tasks=[]",
@@ -387,9 +420,10 @@ SMALLER = {  # what is added to a command so that a toy takes seconds
 
 
 def test_the_quick_start_reaches_a_student(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}  # blocks of Python go on from each other
     for block in read_blocks(read_page(DOCS / "quickstart.md")):
         if block.language == "python":
-            exec(block.text, {})
+            exec(block.text.replace("minutes=10", "steps=2, batch_size=8"), names)
         elif block.title:
             (clone / block.title).write_text(block.text, encoding="utf-8")
         elif block.language == "bash":
@@ -416,20 +450,58 @@ def test_an_encoder_type_added_as_the_guide_says_is_pruned(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built strictly: a broken link or a page without a place in the navigation is an error."""
     if not (importlib.util.find_spec("material") and importlib.util.find_spec("mkdocstrings")):
         pytest.skip("mkdocs-material and mkdocstrings are not installed (requirements.txt)")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("built") / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    for page in (tmp_path / "site").rglob("*.html"):
+    return folder
+
+
+def test_the_site_fetches_nothing(site: Path) -> None:
+    for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img)[^>]* src="?https?:|<link[^>]* href="?https?:[^>]*stylesheet', text), (
             page
         )
-        assert "<!-- configuration -->" not in text
+        assert "<!-- keys -->" not in text
         assert "<!-- options:" not in text
-    for path in (ROOT / "src" / "secateur").glob("*.py"):
-        assert path.stem == "__init__" or (tmp_path / "site" / "api" / f"{path.stem}.html").is_file()
-    assert "usage: secateur prune" in (tmp_path / "site" / "guide" / "prune.html").read_text(encoding="utf-8")
-    assert "measure_saliency" in (tmp_path / "site" / "api" / "saliency.html").read_text(encoding="utf-8")
+        assert "<!-- api:" not in text
+
+
+def test_the_site_has_the_commands_and_a_page_for_every_room(site: Path) -> None:
+    assert "usage: secateur prune" in (site / "guide" / "prune.html").read_text(encoding="utf-8")
+    for room in load_script("generate").list_rooms():
+        text = (site / "api" / f"{room}.html").read_text(encoding="utf-8")
+        for path in (ROOT / "src" / "secateur" / room).glob("*.py"):
+            assert path.stem == "__init__" or f"secateur.{room}.{path.stem}" in text
+    assert "measure_saliency" in (site / "api" / "pruning.html").read_text(encoding="utf-8")
+    front = (site / "api" / "index.html").read_text(encoding="utf-8")
+    for name in set(secateur.__all__) - {"__version__"}:
+        assert f"secateur.{name}" in front
+    assert "keep_neurons" in front  # a signature
+    assert "what was kept, and why" in front  # an example
+
+
+def test_the_search_works_in_pages_opened_from_disk(site: Path) -> None:
+    """A browser starts no worker and fetches no JSON there: both are scripts of the site."""
+    page = (site / "guide" / "prune.html").read_text(encoding="utf-8")
+    assert '<script src="../assets/iframe-worker.js">' in page
+    assert (site / "assets" / "iframe-worker.js").is_file()
+    assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
+    with open_page(site / "guide" / "prune.html") as watched:
+        watched.page.locator("input[data-md-component=search-query]").click()
+        watched.page.keyboard.type("saliency")
+        watched.page.locator(".md-search-result__link").first.wait_for(state="attached")
+        assert all(url.startswith(("file:", "data:", "about:", "blob:")) for url in watched.requests)
+        assert not watched.errors
+
+
+def test_no_code_of_the_site_is_cut_at_the_edge_of_a_phone(site: Path) -> None:
+    with open_page(site / "guide" / "prune.html", viewport=PHONE) as watched:
+        wide = "[...document.querySelectorAll('pre > code')].filter(code => code.scrollWidth > code.clientWidth + 1)"
+        assert watched.page.evaluate(f"{wide}.length") == 0

@@ -13,7 +13,6 @@ import onnx
 import pytest
 from conftest import SENTENCES, MakeEncoder
 from huggingface_hub import ModelCard
-from ruamel.yaml import YAML
 
 from secateur.cli import main
 from secateur.config.corpus import CorpusSettings
@@ -26,13 +25,13 @@ from secateur.encoders.inference import Encoder
 from secateur.encoders.loading import load_encoder
 from secateur.encoders.saving import save_encoder
 from secateur.evaluation.encodechka import score_encodechka
-from secateur.export.card import BEGIN, split_card, update_card
+from secateur.export.card import BEGIN
 from secateur.pruning.selection import Kept
 from secateur.pruning.slicing import slice_encoder
 
 pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
 from secateur.encoders.onnx_graph import list_matrices
-from secateur.export.quality import Judge, Quality, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
+from secateur.export.quality import Quality, Reference, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
 
 LOOSE = ["--min-cosine", "0.5", "--min-low-cosine", "0", "--sentences", "16", "--threads", "1"]
 
@@ -67,12 +66,11 @@ def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixtu
         onnx.checker.check_model(str(place / "toy" / name))
     assert torch["files"]["model.safetensors"] == hash_file(place / "toy" / "model.safetensors")
     assert not list(place.rglob("*.partial"))
-    card = (place / "toy" / "README.md").read_text(encoding="utf-8")
-    metadata, text = split_card(card)
-    assert "Cut by hand." in text
-    values = [each["metrics"][0]["value"] for each in metadata["model-index"][0]["results"]]
+    card = ModelCard.load(place / "toy" / "README.md")
+    assert "Cut by hand." in card.text
+    values = [each.metric_value for each in card.data.eval_results]
     assert values == [round(torch["retrieval"][way], 4) for way in ("en_ru", "ru_en")]
-    run_the_card(text, place / "toy", teacher)
+    run_the_card(card.text, place / "toy", teacher)
     assert main(["export", "toy", "--no-int8", *LOOSE]) == 0  # without pairs: no retrieval, and no stale file
     again = json.loads((place / "toy" / "parity.json").read_text())
     assert list(again["artefacts"]) == ["torch", "onnx/model.onnx"]
@@ -81,7 +79,9 @@ def test_export_writes_what_it_measured(place: Path, capsys: pytest.CaptureFixtu
     assert (place / "toy" / "README.md").read_text(encoding="utf-8").count(BEGIN) == 1
 
 
-def test_openvino_runs_the_same_files_behind_the_same_gate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_openvino_runs_the_same_files_behind_the_same_quality_gate(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("openvino", reason="the optional package openvino is not installed")
     words = ["export", "toy", "--pairs", "pairs.tsv", "--max-retrieval-loss", "1"]
     assert main([*words, *LOOSE]) == 0
@@ -120,7 +120,9 @@ def run_the_card(text: str, folder: Path, teacher: TorchEncoder) -> None:
             assert names["states"].shape[-1] == 32
 
 
-def test_a_gate_that_cannot_be_met_leaves_the_float_file_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quality_gate_that_cannot_be_met_leaves_the_float_file_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", "toy", *LOOSE]) == 0
     assert (place / "toy" / "onnx" / "model_qint8.onnx").exists()
     line = refuse(capsys, ["export", "toy", *LOOSE, "--min-cosine", "1", "--min-low-cosine", "1"], code=1)
@@ -187,7 +189,7 @@ def test_what_the_files_cost_stands_in_one_table(place: Path, capsys: pytest.Cap
     rows = [line for line in lines[2:] if line.startswith("toy ")]
     disk = [float(line.split()[3]) for line in lines[2:5]]
     assert disk[2] < disk[1]
-    assert "8 word pieces a sentence" in lines[2 + len(rows)]
+    assert "8 tokens a sentence" in lines[2 + len(rows)]
 
 
 def test_an_exported_file_scores_as_its_model_does(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,14 +226,14 @@ def test_similar_vectors_are_compared_row_by_row() -> None:
     assert (crossed.en_ru, crossed.ru_en) == (0, 0)
 
 
-def test_the_gate_names_what_falls_short() -> None:
+def test_the_quality_gate_names_what_falls_short() -> None:
     whole = Quality(0, 1, 1, 0.9, 0.9)
-    gate = QualitySettings()
-    assert not find_shortfall(Quality(0.1, 0.995, 0.98, 0.89, 0.9), whole, gate)
-    assert "mean cosine 0.9800000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, gate)
-    assert "percentile" in find_shortfall(Quality(0.1, 0.995, 0.9, 0.9, 0.9), whole, gate)
-    assert "ru→en 0.8800 of 0.9000" in find_shortfall(Quality(0.1, 0.995, 0.98, 0.9, 0.88), whole, gate)
-    assert (pick_levels(gate, exact=True), pick_levels(gate, exact=False)) == (127, 63)
+    limits = QualitySettings()
+    assert not find_shortfall(Quality(0.1, 0.995, 0.98, 0.89, 0.9), whole, limits)
+    assert "mean cosine 0.9800000" in find_shortfall(Quality(0.1, 0.98, 0.98, 0.9, 0.9), whole, limits)
+    assert "percentile" in find_shortfall(Quality(0.1, 0.995, 0.9, 0.9, 0.9), whole, limits)
+    assert "ru→en 0.8800 of 0.9000" in find_shortfall(Quality(0.1, 0.995, 0.98, 0.9, 0.88), whole, limits)
+    assert (pick_levels(limits, exact=True), pick_levels(limits, exact=False)) == (127, 63)
     assert pick_levels(QualitySettings(exact=False), exact=True) == 63
 
 
@@ -245,8 +247,7 @@ def test_the_matrices_that_hurt_most_go_back_first_and_as_few_as_will_do(make_en
             cosine = 1 - sum(harm[name] for name in int8)
             return Quality(0, cosine, cosine, None, None)
 
-    judge = Judge([[1]], 0, np.ones((1, 1), np.float32), 0, 1)
-    search = Imagined(encoder, judge, 127)
+    search = Imagined(encoder, Reference([[1]], 0, np.ones((1, 1), np.float32), 0, 1), 127)
     int8, back = choose_int8(search, QualitySettings(min_cosine=0.965, min_low_cosine=0.0))
     assert {matrices[3], matrices[6]} <= set(back) <= {matrices[3], matrices[6], matrices[1]}
     assert sorted([*int8, *back]) == sorted(matrices)
@@ -267,29 +268,3 @@ def test_texts_are_pairs_that_a_run_holds_out_first(place: Path) -> None:
     assert len(probe.judged) == 10
     assert probe.pairs == 0
     assert not set(probe.judged) & set(probe.calibration)
-
-
-def test_a_card_keeps_what_others_wrote_and_is_yaml() -> None:
-    quality = {"bytes": 1, "max_difference": 0.0, "cosine": 1.0, "low_cosine": 1.0}
-    record = {
-        "artefacts": {"torch": {**quality, "mean_s": 0.66, "encodechka": {"STS": 0.7, "PI": None}}},
-        "model": {"parameters": 5, "dimension": 2},
-        "processor": {"name": "one", "instructions": []},
-        "judged_by": "nothing",
-        "input": {"max_length": 8, "pad_id": 0},
-    }
-    record["artefacts"]["onnx/model.onnx"] = quality  # type: ignore[index]
-    old = "---\nlanguage: [en, ru]\nlicense: mit\ntags: [pruned]\n---\n# mine\n\nКак сделано.\n"
-    card = update_card(old, record, name="mine")
-    assert update_card(card, record, name="mine") == card
-    metadata, text = split_card(card)
-    assert metadata["license"] == "mit"
-    assert metadata["tags"][0] == "pruned"
-    assert [each["metrics"][0]["value"] for each in metadata["model-index"][0]["results"]] == [0.66, 0.7]
-    assert "Как сделано." in text
-    assert YAML(typ="safe").load(card.split("---")[1])["language"] == ["en", "ru"]
-    results = ModelCard(card).data.eval_results
-    assert [(each.metric_name, each.metric_value) for each in results] == [
-        ("Mean S, own vector", 0.66),
-        ("STS, own vector", 0.7),
-    ]

@@ -16,12 +16,12 @@ from secateur.pruning.slicing import slice_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
 onnx = pytest.importorskip("onnx")
-from secateur.encoders.onnx_graph import build_graph, list_matrices, quantize, write_model  # noqa: E402
+from secateur.encoders.onnx_graph import build_graph, list_matrices, quantize  # noqa: E402
 
 
 def assert_same(encoder: TorchEncoder, sentences: list[str], folder: Path) -> None:
     path = folder / "model.onnx"
-    write_model(build_graph(encoder), path)
+    onnx.save(build_graph(encoder), path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for some in (sentences, sentences[:1], sentences[3:5]):
         inputs = pad(encoder, tokenize(encoder, some))
@@ -94,7 +94,7 @@ def test_an_int8_file_is_smaller_and_near_and_what_is_not_named_stays_float(
     sizes, cosines = {}, {}
     for name, chosen in {"float": [], "words": ["words"], "int8": matrices}.items():
         path = tmp_path / f"{name}.onnx"
-        write_model(build_graph(encoder, chosen), path)
+        onnx.save(build_graph(encoder, chosen), path)
         sizes[name] = path.stat().st_size
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs = pad(encoder, tokenize(encoder, sentences))

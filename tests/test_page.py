@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from secateur.pruning.selection import Kept
 from secateur.reports.cells import difference
 from secateur.reports.figures.all import draw_figures
 from secateur.reports.figures.curves import find_curves
+from secateur.reports.figures.drawing import make_figure, note_start
 from secateur.reports.figures.saliency import draw_heads, keep_by_layer
 from secateur.reports.page import COLOURS, build_page, report_runs
 from secateur.reports.record import Record, read_record
 from secateur.reports.tables import flatten_recipe, tabulate_benchmark, tabulate_held_out, tabulate_worst
+from secateur.reports.verdict import say_verdict
 from secateur.runs.bookkeeping import log_figures
 from secateur.runs.tracking import RunLog
 
@@ -116,6 +119,51 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "distillation.learning_rate" in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+
+
+def test_a_page_opens_with_what_the_student_costs_and_keeps(page: Path, record: Record) -> None:
+    """The toy's numbers: half the parameters, 1.1 ms of 2, .96 of every task's .7; NLI alone is made to keep .9."""
+    assert record.scores is not None
+    tasks = record.scores["distilled"].tasks | {"NLI": {"own": 0.63}}
+    scores = {**record.scores, "distilled": replace(record.scores["distilled"], tasks=tasks)}
+    assert say_verdict(replace(record, scores=scores)) == (
+        "The student has 50% of the teacher's parameters, takes 55% of its time for a sentence and keeps 95.2% of its "
+        "mean score on the probe (0.667 of 0.700); the weakest task, NLI, keeps 90.0%."
+    )
+    text = page.read_text(encoding="utf-8")
+    opening = text[text.index("<h1>") : text.index("<dl")]
+    assert "keeps 96.0% of its mean score on the probe (0.672 of 0.700)" in opening
+
+
+def test_without_a_benchmark_a_page_opens_with_held_out_pairs(record: Record) -> None:
+    rows = ({"stage": "teacher", "cosine": 1.0, "en_ru": 0.9, "ru_en": 0.8},
+            {"stage": "student", "parameters": 1000, "mb": 4.0, "ms": 1.1, "cosine": 0.96, "en_ru": 0.7, "ru_en": 0.6},
+            )  # fmt: skip
+    assert say_verdict(replace(record, stages=rows, scores={})) == (
+        "The student has 1,000 parameters, takes 1.10 ms for a sentence and has vectors of held-out sentences with a "
+        "mean cosine of 0.960 to the teacher's; its retrieval accuracy@1 is 0.700 (teacher 0.900) from English to "
+        "Russian and 0.600 (teacher 0.800) from Russian to English."
+    )
+
+
+def test_a_run_in_progress_opens_with_its_last_held_out_scores(tmp_path: Path) -> None:
+    record = read_record(write_record(tmp_path, "one", ended=False))
+    assert say_verdict(record).startswith("So far, at step 20 of 40,")
+    assert "cosine of 0.920 to the teacher's; its retrieval accuracy@1 is 0.850 from English" in say_verdict(record)
+    assert say_verdict(replace(record, metrics=[])).startswith("Nothing has been measured yet")
+
+
+def test_a_picture_whose_axis_does_not_start_at_zero_says_so(page: Path, record: Record) -> None:
+    figure, axes = make_figure(2)
+    axes.set(xlim=(0.25, 1), ylim=(0.85, 1))
+    assert note_start(figure) == "The vertical axis starts at 0.85, not at zero."
+    assert note_start(figure, "horizontal") == "The horizontal axis starts at 0.25, not at zero."
+    axes.set_ylim(-0.1, 1)
+    assert note_start(figure) == ""
+    for drawing in draw_figures([record]):
+        if drawing.section in ("cost", "training"):
+            assert ("vertical axis starts at" in drawing.note) == (drawing.figure.axes[0].get_ylim()[0] > 0)
+    assert "The vertical axis starts at 0." in page.read_text(encoding="utf-8")
 
 
 def test_differences_and_intervals_are_those_of_the_pairs(record: Record) -> None:

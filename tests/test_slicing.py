@@ -8,14 +8,12 @@ import pytest
 import torch
 from conftest import FAMILIES, MakeEncoder, keep_all
 from sentence_transformers import SentenceTransformer
-from torch import nn
-from torch.nn.functional import linear
 
 from secateur.encoders.encoder import TorchEncoder, embed, encode, pad, tokenize
 from secateur.encoders.modeling import count_heads, count_neurons, find_layers, layer_names
 from secateur.encoders.saving import save_encoder
 from secateur.pruning.selection import Kept
-from secateur.pruning.slicing import head_channels, slice_encoder, take_columns, take_rows
+from secateur.pruning.slicing import head_channels, slice_encoder
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,19 +145,3 @@ def test_a_width_with_as_many_heads_as_go_into_it_is_the_stock_type(teacher: Tor
 def test_head_channels_are_consecutive() -> None:
     assert head_channels((0, 2), 3).tolist() == [0, 1, 2, 6, 7, 8]
     assert head_channels((), 3).tolist() == []
-
-
-def test_a_fused_matrix_is_cut_in_each_of_its_blocks() -> None:
-    torch.manual_seed(0)
-    query, key, value = (nn.Linear(6, 6) for _ in range(3))
-    fused = torch.cat([query.weight, key.weight, value.weight])
-    bias = torch.cat([query.bias, key.bias, value.bias])
-    rows, inputs = head_channels((1,), 3), torch.randn(2, 6)
-    starts = (0, 6, 12)
-    cut = linear(inputs, take_rows(fused, rows, starts=starts), take_rows(bias, rows, starts=starts))
-    expected = torch.cat([layer(inputs)[:, 3:] for layer in (query, key, value)], dim=1)
-    torch.testing.assert_close(cut, expected)
-
-
-def test_columns_are_taken_in_order() -> None:
-    assert take_columns(torch.arange(6).view(2, 3), torch.tensor([0, 2])).tolist() == [[0, 2], [3, 5]]

@@ -20,7 +20,7 @@ from secateur.runs import tracking
 from secateur.runs.tracking import RunLog, open_log, read_metrics
 
 
-def make_experiment(to: str) -> PruningRecipe:
+def make_recipe(to: str) -> PruningRecipe:
     stages: dict[str, Any] = {
         "teacher": {"model": "toy"},
         "corpus": {},
@@ -34,7 +34,7 @@ def make_experiment(to: str) -> PruningRecipe:
 
 
 def test_each_call_is_one_line_on_disk_before_the_log_is_closed(tmp_path: Path) -> None:
-    with open_log(make_experiment("none"), tmp_path) as log:
+    with open_log(make_recipe("none"), tmp_path) as log:
         log.metrics({"train/output": 0.5, "train/similarity": float("nan")}, step=1)
         log.metrics({"validation/cosine": 0.9}, step=2)
         first, second = read_metrics(tmp_path / "metrics.jsonl")
@@ -44,7 +44,7 @@ def test_each_call_is_one_line_on_disk_before_the_log_is_closed(tmp_path: Path) 
 
 
 def test_a_resumed_run_continues_the_curve_behind_its_checkpoint(tmp_path: Path) -> None:
-    recipe = make_experiment("none")
+    recipe = make_recipe("none")
     with open_log(recipe, tmp_path) as log:
         for step in (10, 20, 30):
             log.metrics({"train/output": 1 / step}, step)
@@ -62,25 +62,25 @@ def test_a_resumed_run_is_reported_from_its_first_step(tmp_path: Path, monkeypat
     board = SimpleNamespace(report_scalar=lambda *scalar: reported.append(scalar))
     monkeypatch.setattr(tracking, "start_task", lambda *_: SimpleNamespace(get_logger=lambda: board))
     monkeypatch.setattr(tracking, "close_task", lambda *_, **__: None)
-    with open_log(make_experiment("none"), tmp_path) as log:
+    with open_log(make_recipe("none"), tmp_path) as log:
         log.metrics({"train/output": 0.5, "train/similarity": float("inf")}, 1)
         log.metrics({"train/output": 0.4}, 2)
     assert reported == []
-    with open_log(make_experiment("clearml"), tmp_path, resume_step=1) as log:
+    with open_log(make_recipe("clearml"), tmp_path, resume_step=1) as log:
         log.metrics({"train/output": 0.3}, 2)
     assert reported == [("train", "output", 0.5, 1), ("train", "output", 0.3, 2)]
 
 
 def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 7, "seconds": 1.0}\n')
-    with open_log(make_experiment("none"), tmp_path):
+    with open_log(make_recipe("none"), tmp_path):
         pass
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def test_other_processes_than_the_first_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with open_log(make_experiment("clearml"), tmp_path) as log:
+    with open_log(make_recipe("clearml"), tmp_path) as log:
         log.metrics({"train/output": 0.5}, step=1)
         log.table("scores", [{"task": "STS"}])
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +102,7 @@ def test_a_failing_tracker_is_said_once_and_the_run_goes_on(tmp_path: Path, capl
 
 
 def test_an_error_of_the_run_passes_through(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="cosine"), open_log(make_experiment("none"), tmp_path):
+    with pytest.raises(KeyError, match="cosine"), open_log(make_recipe("none"), tmp_path):
         raise KeyError("cosine")
 
 
@@ -118,12 +118,12 @@ RUN = """
 import json, logging, signal, sys, time
 from pathlib import Path
 import numpy as np
-from secateur.config import build_experiment
-from secateur.tracking import open_log
+from secateur.config.reading import build_recipe
+from secateur.runs.tracking import open_log
 
-experiment, folder = build_experiment(json.loads(sys.argv[1]), origin="toy"), Path(sys.argv[2])
+recipe, folder = build_recipe(json.loads(sys.argv[1]), origin="toy"), Path(sys.argv[2])
 logging.basicConfig(level=logging.INFO)
-with open_log(experiment, folder) as log:
+with open_log(recipe, folder) as log:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the run can still be stopped
     for step in range(1, 151):
         log.metrics({"train/output": 1 / step}, step)
@@ -150,7 +150,7 @@ def run_apart(recipe: PruningRecipe, folder: Path) -> subprocess.CompletedProces
 
 
 def test_without_an_account_a_session_holds_all_that_was_reported(tmp_path: Path) -> None:
-    result = run_apart(make_experiment("clearml"), tmp_path)
+    result = run_apart(make_recipe("clearml"), tmp_path)
 
     (line,) = result.stdout.splitlines()  # ours: ClearML leaves the terminal alone
     assert float(line.split()[1]) < 5  # its default, a reporter in a process of its own, takes 10 s to close
@@ -171,7 +171,7 @@ def test_without_an_account_a_session_holds_all_that_was_reported(tmp_path: Path
 
 
 def test_no_tracking_imports_no_clearml(tmp_path: Path) -> None:
-    result = run_apart(make_experiment("none"), tmp_path)
+    result = run_apart(make_recipe("none"), tmp_path)
     assert "imported: no" in result.stdout
     assert not (tmp_path / "clearml").exists()
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 150

@@ -73,7 +73,7 @@ def test_workers_end_with_their_source(stub: Path) -> None:
 
 
 SCRIPT = """
-from secateur.universal import UniversalSentenceEncoder
+from secateur.distillation.universal import UniversalSentenceEncoder
 source = UniversalSentenceEncoder(processes=2)
 source.encode(["warm"] * 200)
 print(*(worker.pid for worker in source.workers), flush=True)

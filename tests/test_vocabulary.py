@@ -20,8 +20,8 @@ from secateur.encoders.vocabulary import blend, make_tokenizer, read_pieces, tra
 
 ANOTHER_PROCESS = """
 import json, sys
-from secateur.config import Vocabulary
-from secateur.vocabulary import train_vocabulary
+from secateur.config.student import VocabularySettings
+from secateur.encoders.vocabulary import train_vocabulary
 tokenizer = train_vocabulary(json.load(sys.stdin), Vocabulary(size=400, min_frequency=1), max_length=16)
 print(tokenizer.backend_tokenizer.to_str())
 """

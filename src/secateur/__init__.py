@@ -28,7 +28,7 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from secateur.config.errors import InputError, QualityError, name_missing
 
@@ -99,6 +99,33 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
+
+class CallableRoom(ModuleType):
+    """The room `export`, which is called where the front door's function of that name is meant."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return cast(Any, __getattr__("export"))(*arguments, **named)
+
+
+class Package(ModuleType):
+    """This package: `secateur.export` is both a room and a function of the front door.
+
+    The import system binds a room to its package's attribute as soon as one of its modules is imported; without this
+    the function would be there until then and no longer.
+    """
+
+    @property
+    def export(self) -> ModuleType:
+        room = importlib.import_module("secateur.export")
+        room.__class__ = CallableRoom
+        return room
+
+    @export.setter
+    def export(self, room: ModuleType) -> None:
+        """The import system binds the room here; the property finds it by itself."""
+
+
+sys.modules[__name__].__class__ = Package
 
 if AUTO in sys.modules:
     importlib.import_module("secateur.encoders.modeling")

@@ -94,7 +94,7 @@ def timed(run: Callable[[], object], work: int = 1) -> Seconds:
 
 @contextmanager
 def counting(transformer: nn.Module, counts: np.ndarray) -> Iterator[None]:
-    """Add to counts [real pieces, all pieces] what a transformer is given, or sentence-transformers' module around it
+    """Add to counts [real tokens, all tokens] what a transformer is given, or sentence-transformers' module around it
     (which calls the transformer's `forward` past its hooks)."""
 
     def count(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:

@@ -44,8 +44,8 @@ def compare_encoding(shop: Workshop) -> list[Comparison]:
             aims={"SentenceTransformer.encode": 1.3},
             conditions={
                 "sentences": len(sentences),
-                "mean pieces": round(float(np.mean([len(row) for row in rows])), 1),
-                "batch": f"{ours.batch_tokens} pieces; 32 sentences",
+                "mean tokens": round(float(np.mean([len(row) for row in rows])), 1),
+                "batch": f"{ours.batch_tokens} tokens; 32 sentences",
                 "padding": f"{padding_share(padded)}; {padding_share(counts)} (of a tenth)",
                 "dtype": "float32",
                 "threads": torch.get_num_threads(),
@@ -81,7 +81,7 @@ def compare_file(shop: Workshop, backend: Literal["onnx", "openvino"]) -> list[C
             },
             conditions={
                 "sentences": len(sentences),
-                "batch": f"{ours.batch_tokens} pieces; 32 sentences",
+                "batch": f"{ours.batch_tokens} tokens; 32 sentences",
                 "dtype": "float32",
                 "threads": torch.get_num_threads(),
             },

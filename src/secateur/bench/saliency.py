@@ -16,7 +16,7 @@ from secateur.encoders.loading import load_encoder
 from secateur.encoders.modeling import find_layers, find_linear, layer_names
 from secateur.pruning.gates import accumulate_gates, frozen, pair_losses, similarity_scores
 
-SHAPE = {"batches": 8, "pairs": 32, "shortest": 8, "longest": 32}  # of random word pieces, equal on both sides
+SHAPE = {"batches": 8, "pairs": 32, "shortest": 8, "longest": 32}  # of random tokens, equal on both sides
 
 
 def prepare_saliency(model: str) -> tuple[TorchEncoder, list[dict[str, Tensor]]]:

@@ -162,5 +162,5 @@ def compare_int8(shop: Workshop) -> list[Comparison]:
                 "torch float teacher": repeat(run_random(run_torch(teacher), pieces, 1, length), sizes.runs, 1),
             }
             conditions = say_shape(teacher, student, 1, length) | {"dtype": "int8; float32", "file MB": len(file) / 1e6}
-            rows.append(Comparison(f"int8, {name}, {length} pieces", sides, {"torch float teacher": aim}, conditions))
+            rows.append(Comparison(f"int8, {name}, {length} tokens", sides, {"torch float teacher": aim}, conditions))
     return rows

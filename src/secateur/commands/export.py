@@ -57,8 +57,7 @@ def run(options: argparse.Namespace) -> None:
         quality = build_settings(QualitySettings, settings, origin="")
     except InputError as error:
         raise InputError(re.sub(r"^(\w+):", lambda name: f"{spell_flag(name[1])}:", str(error))) from None
-    for package in ("onnx", "onnxruntime"):
-        require(package, extra="onnx", by="export")
+    require("onnx", extra="train", by="export")
     from secateur.export.export import export
     from secateur.reports.text import format_artefacts
 

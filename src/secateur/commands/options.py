@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,10 +53,20 @@ def new_command(parser: Parser, text: str, example: str) -> Parser:
     return parser
 
 
-def add_setting(group: Any, flag: str, kind: type, key: str, *, metavar: str = "N", default: Any = None) -> None:
+def add_setting(
+    group: Any,
+    flag: str,
+    kind: type,
+    key: str,
+    *,
+    metavar: str = "N",
+    default: Any = None,
+    read: Callable[[str], Any] | None = None,
+) -> None:
     """Add the option that sets a key of a settings dataclass; its help is what the key's field says.
 
-    `default` is shown where it is not the field's own; an option that is not given is None.
+    `default` is shown where it is not the field's own; an option that is not given is None. `read` turns the text
+    into a value where the key's own type does not.
     """
     from secateur.config.options import find_setting
 
@@ -65,9 +75,9 @@ def add_setting(group: Any, flag: str, kind: type, key: str, *, metavar: str = "
     text = setting.description[0].lower() + setting.description[1:].removesuffix(".")
     shown = text.replace("%", "%%") + ("" if default is None else f" ({default})")
     if setting.choices:
-        group.add_argument(flag, choices=setting.choices, help=shown)
+        group.add_argument(flag, choices=setting.choices, type=read, help=shown)
     else:
-        group.add_argument(flag, type=setting.kind, metavar=metavar, help=shown)
+        group.add_argument(flag, type=read or setting.kind, metavar=metavar, help=shown)
 
 
 class Renamed(argparse.Action):

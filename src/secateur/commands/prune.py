@@ -1,14 +1,25 @@
 """secateur prune: cut a model and repair it, without training."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
+from typing import Any
 
 from secateur.commands.options import MODEL, Parser, Renamed, add_setting, new_command
 from secateur.config.errors import InputError
 
 HELP = "Cut a model and repair it, without training."
+
+
+def rename_criterion(text: str) -> str:
+    """Return a criterion under its new name; that it has one is said."""
+    if text == "probe":
+        print("--criterion probe is now called --criterion output", file=sys.stderr)
+        return "output"
+    return text
+
+
+READERS = {"max_params": str, "criterion": rename_criterion}  # of options whose text is not simply a number
 GROUPS = {  # a group of options: the option, its placeholder
     "limits": {
         "keep_params": "FRACTION", "max_params": "N", "max_mb": "MB", "max_ms": "MS", "runtime": "",
@@ -51,18 +62,19 @@ def add(parser: Parser) -> None:
         group = parser.add_argument_group(title)
         for option, metavar in options.items():
             key = PRUNE[option]
-            if option == "max_params":
-                group.add_argument("--max-params", metavar="N", help="the most parameters it may have, as in 12.8M")
-            else:
-                default = PRUNE_DEFAULTS.get(key)
-                add_setting(group, spell_flag(option), PruningRecipe, key, metavar=metavar, default=default)
+            words: dict[str, Any] = {
+                "metavar": metavar,
+                "default": PRUNE_DEFAULTS.get(key),
+                "read": READERS.get(option),
+            }
+            add_setting(group, spell_flag(option), PruningRecipe, key, **words)
     parser.add_argument("--multiple", dest="round_neurons_to", type=int, action=Renamed)
     parser.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prune as told: print the plan, save the student, print what it is worth."""
-    from secateur.config.options import PRUNE, SIZES, build_prune_recipe, spell_flag
+    from secateur.config.options import PRUNE, SIZES, build_prune_recipe, naming_options, spell_flag
 
     if options.out is None and not options.dry_run:
         raise InputError("--out: name a folder for the student, or ask for a --dry-run")
@@ -83,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
     recipe = build_prune_recipe(options.model, given, name_sources(options.pairs), name=name, spell=spell_flag)
     from secateur.runs.prune import plan_pruning, prune_family
 
-    with naming_flags():
+    with naming_options(spell_flag):
         if fractions:
             prune_family(recipe, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
             return
@@ -93,17 +105,6 @@ def run(options: argparse.Namespace) -> None:
             student = planned.cut()
             student.save(options.out)
             print(student.table)
-
-
-@contextmanager
-def naming_flags() -> Iterator[None]:
-    """Within it an InputError names options where it names keys of a recipe."""
-    from secateur.config.options import name_options, spell_flag
-
-    try:
-        yield
-    except InputError as error:
-        raise InputError(name_options(str(error), spell_flag)) from None
 
 
 def read_fractions(text: str) -> tuple[float, ...]:

@@ -1,7 +1,8 @@
 """Options of commands and arguments of the front door: which keys of a recipe they set, and errors in their words."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -73,8 +74,15 @@ def build_prune_recipe(
         section = data.setdefault(stage, {}) if stage else data
         section[rest] = int(value) if isinstance(value, str) and value.isdigit() else value
     data.setdefault("budget", {})
-    try:
+    with naming_options(spell):
         return build_settings(PruningRecipe, data, origin="")
+
+
+@contextmanager
+def naming_options(spell: Spell) -> Iterator[None]:
+    """Within it an InputError names options where it names keys of a recipe."""
+    try:
+        yield
     except InputError as error:
         raise InputError(name_options(str(error), spell)) from None
 

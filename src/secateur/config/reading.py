@@ -82,7 +82,7 @@ Settings = TypeVar("Settings")
 
 
 def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -> Settings:
-    """Check a plain dictionary against one of the dataclasses above."""
+    """Check a plain dictionary against a settings dataclass; `origin` is named in the error."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(data, default=str))
     except ValidationError as error:
@@ -115,7 +115,7 @@ def list_keys(kind: Any, prefix: str = "") -> Iterator[str]:
 
 
 def dump_recipe(run: Recipe) -> dict[str, Any]:
-    """Return the resolved recipe as plain JSON types; `build_run` reads it back equal."""
+    """Return the resolved recipe as plain JSON types; `build_recipe` reads it back equal."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(run)))
     return plain
 

@@ -19,7 +19,7 @@ from secateur.config.values import FROZEN, Count, Name
 class Recipe:
     """What every run has. Its name is the recipe's file name."""
 
-    name: Name = Field(description="The name of the run and of its student; none: the recipe file's name.")
+    name: Name = Field(description="The name of the run and of its student.")
     corpus: CorpusSettings = Field(description="Where sentence pairs come from.")
     distillation: DistillationSettings = Field(description="How the student is trained.")
     validation: ValidationSettings = Field(

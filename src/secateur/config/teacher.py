@@ -86,6 +86,8 @@ class VectorFile(TeacherRole):
 
 @dataclass(frozen=True, config=FROZEN)
 class Threads:
+    """Settings of Universal Sentence Encoder."""
+
     threads: Count = Field(default=0, description="How many processor cores compute; 0: all of them.")
 
 

@@ -76,7 +76,8 @@ def read_catalogs(wheels: Sequence[Wheel], cache: Path) -> dict[str, list[Pair]]
                 catalogs[wheel.name] = pairs
     if not catalogs:
         raise InputError(f"corpus.catalogs: none of {len(wheels)} wheels can be had; {reason}")
-    logger.info("%d pairs in %d of %d catalogs", sum(map(len, catalogs.values())), len(catalogs), len(wheels))
+    found = f"{len(catalogs)} of {len(wheels)}" if len(catalogs) < len(wheels) else str(len(wheels))
+    logger.info("%d pairs in %s catalogs", sum(map(len, catalogs.values())), found)
     return catalogs
 
 

@@ -37,15 +37,15 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
     clean, dropped = [], Counter[str]()
     for row in progress_bar("reading pairs", rows, unit="rows"):
         keyed = key_row(row._replace(en=" ".join(row.en.split()), ru=" ".join(row.ru.split())), min_words)
-        flaw = find_flaw(keyed, max_words)
-        if flaw:
-            dropped[flaw] += 1
+        misfit = find_misfit(keyed, max_words)
+        if misfit:
+            dropped[misfit] += 1
         else:
             clean.append(keyed)
-    logger.info("%d rows read, %d clean; dropped: %s", len(clean) + dropped.total(), len(clean), dict(dropped))
+    reasons = ", ".join(f"{reason} in {count}" for reason, count in dropped.most_common())
     if not clean:
-        flaws = ", ".join(f"{flaw} in {count}" for flaw, count in dropped.most_common())
-        raise InputError(f"corpus: no pair in {dropped.total()} rows ({flaws}); a row is English, then Russian")
+        raise InputError(f"corpus: no pair in {dropped.total()} rows ({reasons}); a row is English, then Russian")
+    logger.info("%d rows read%s", len(clean) + dropped.total(), reasons and f", {len(clean)} kept; left out: {reasons}")
     return clean
 
 
@@ -62,7 +62,8 @@ def count_words(key: str) -> int:
     return key.count(" ") + 1
 
 
-def find_flaw(keyed: KeyedRow, max_words: int) -> str | None:
+def find_misfit(keyed: KeyedRow, max_words: int) -> str | None:
+    """Return why a row cannot be a pair of an English and a Russian sentence; None: it can."""
     en, ru = keyed.row.en, keyed.row.ru
     if not LATIN.search(en):
         return "no English"
@@ -104,5 +105,8 @@ def drop_duplicates(rows: list[KeyedRow], max_per_source: Mapping[str, int]) -> 
         else:
             kept.append(keyed)
             per_source[source] += 1
-    logger.info("%d duplicates dropped, %d rows over their source's cap, %d kept", duplicates, over_cap, len(kept))
+    reasons = {"duplicates": duplicates, "over max_per_source": over_cap}
+    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    if left_out:
+        logger.info("%d rows kept; left out: %s", len(kept), left_out)
     return kept

@@ -40,8 +40,8 @@ def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] |
     rows = drop_duplicates(rows, settings.max_per_source)
     corpus = split_rows(rows, settings.held_out)
     check_sides(corpus, settings)
-    log_pairs("train", corpus.train)
-    log_pairs("held_out", corpus.held_out)
+    log_pairs("to train on", corpus.train)
+    log_pairs("held out", corpus.held_out)
     return corpus
 
 
@@ -88,10 +88,12 @@ def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:
             en_held.add(keyed.en_key)
             ru_held.add(keyed.ru_key)
     train = [keyed for keyed in rest if keyed.en_key not in en_held and keyed.ru_key not in ru_held]
-    logger.info(
-        "%d rows held out, %d more with a sentence held out twice dropped, %d leaks dropped from training",
-        len(held), len(rows) - len(rest) - len(held), len(rest) - len(train),
-    )  # fmt: skip
+    reasons = {
+        "that share a sentence with another held-out pair": len(rows) - len(rest) - len(held),
+        "to train on that share a sentence with a held-out pair": len(rest) - len(train),
+    }
+    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    logger.info("%d pairs held out%s", len(held), left_out and f"; left out: {left_out}")
     return ParallelCorpus(gather(train), gather(held))
 
 
@@ -107,7 +109,6 @@ def gather(rows: list[KeyedRow]) -> Pairs:
 def log_pairs(side: str, pairs: Pairs) -> None:
     per_source = ", ".join(f"{source} {count}" for source, count in Counter(pairs.source).most_common())
     sentences = len(set(pairs.en)) + len(set(pairs.ru))
-    logger.info(
-        "%s: %d pairs and %d rows too short to be pairs, %d sentences; rows per source: %s",
-        side, sum(pairs.paired), len(pairs) - sum(pairs.paired), sentences, per_source,
-    )  # fmt: skip
+    unpaired = len(pairs) - sum(pairs.paired)
+    short = f" and {unpaired} rows too short to be pairs" if unpaired else ""
+    logger.info("%s: %d pairs%s, %d sentences; from %s", side, sum(pairs.paired), short, sentences, per_source)

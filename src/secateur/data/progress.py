@@ -12,8 +12,8 @@ KERNEL = "JPY_PARENT_PID"  # what Jupyter sets for its kernels
 
 def progress_bar(name: str, over: Iterable[Any] | None = None, *, total: float | None = None, unit: str) -> "tqdm[Any]":
     """Return a bar of `total` units, or over an iterable; none is shown where `name` is empty or nobody watches."""
-    shown = bool(name) and is_watched()
-    return tqdm(over, total=total, desc=name, unit=f" {unit}", disable=not shown)
+    hidden: dict[str, Any] = {} if name and is_watched() else {"disable": True}  # shown ones obey TQDM_DISABLE
+    return tqdm(over, total=total, desc=name, unit=f" {unit}", **hidden)
 
 
 def is_watched() -> bool:

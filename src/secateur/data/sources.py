@@ -40,7 +40,8 @@ def read_table(path: Path, max_malformed: float) -> list[Row]:
             f"{path}: line {number} has {columns} tab-separated columns, not {width if widths else '2 (en, ru) or 3'}; "
             f"{len(malformed)} of {len(table)} lines are malformed, at most {max_malformed:.2%} may be"
         )
-    logger.info("%s: %d rows, %d malformed lines skipped", path, len(table) - len(malformed), len(malformed))
+    skipped = f", {len(malformed)} malformed lines skipped" if malformed else ""
+    logger.info("%s: %d rows%s", path, len(table) - len(malformed), skipped)
     name = source_name(path)
     return [Row(cells[0], cells[1], "".join(cells[2:]).strip() or name) for _, cells in table if len(cells) == width]
 

@@ -37,7 +37,7 @@ class PairDataset(Dataset[int]):
         self.targets = targets
         self.paired = torch.tensor(pairs.paired)
         pieces = tokenize(encoder, [*pairs.en, *pairs.ru])
-        self.pieces = [np.array(cut(row, max_length), np.int32) for row in pieces]
+        self.pieces = [np.array(truncate(row, max_length), np.int32) for row in pieces]
         lengths = np.array([len(row) for row in self.pieces])
         self.lengths = np.maximum(lengths[: len(pairs.en)], lengths[len(pairs.en) :])
         self.weights = pairs.weigh(source_weights)
@@ -58,8 +58,8 @@ class PairDataset(Dataset[int]):
         return batch
 
 
-def cut(pieces: list[int], max_length: int) -> list[int]:
-    """Cut word pieces at max_length, keeping the closing one."""
+def truncate(pieces: list[int], max_length: int) -> list[int]:
+    """Return the first tokens of a sentence, at most max_length, the last of which is its closing one."""
     return pieces if len(pieces) <= max_length else [*pieces[: max_length - 1], pieces[-1]]
 
 

@@ -76,7 +76,7 @@ def distill(
         return Distilled(encoder=trained, step=settings.steps, cosine=validate(trained)["cosine"])
     best = trainer.state.best_metric if trainer.state.best_metric is not None else -math.inf
     if best <= start["cosine"]:
-        log.warning("distillation did not beat the student it started from on held-out pairs; that one is kept")
+        log.warning("distillation did not improve the student on held-out pairs; the student it started from is kept")
         return Distilled(encoder=student, step=0, cosine=start["cosine"])
     return Distilled(encoder=trained, step=trainer.state.best_global_step or 0, cosine=best)
 

@@ -54,7 +54,9 @@ def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *,
     known = read_keys(folder)
     missing = {key: sentence for key, sentence in zip(keys, sentences, strict=True) if key not in known}
     if missing:
-        log.info("targets: %d of %d sentences to embed, into %s", len(missing), len(sentences), folder)
+        log.info(
+            "teacher's vectors: %d of %d sentences are to be computed, into %s", len(missing), len(sentences), folder
+        )
         write_vectors(source, missing, folder, cache, progress)
     return open_targets(folder, keys)
 

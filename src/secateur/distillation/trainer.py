@@ -140,7 +140,7 @@ class DistillationTrainer(Trainer):
         return tokens
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the word pieces' vectors a learning rate of their own, where the recipe names one."""
+        """Give the tokens' vectors a learning rate of their own, where the recipe names one."""
         optimizer = super().create_optimizer(*args, **kwargs)
         rate = self.settings.embedding_learning_rate
         if rate is not None and len(optimizer.param_groups) < 3:

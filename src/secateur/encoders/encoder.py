@@ -74,9 +74,9 @@ class TorchEncoder:
     def word_vectors(
         self, texts: Sequence[Sequence[str]], *, batch_size: int = 64, progress: str = ""
     ) -> list[np.ndarray]:
-        """Return one float32 [words, hidden] array a text: each word the mean of its pieces' last hidden states.
+        """Return one float32 [words, hidden] array a text: each word the mean of its tokens' last hidden states.
 
-        Texts are cut where the position embeddings end, not at max_length; a word cut off is zeros.
+        Texts are truncated where the position embeddings end, not at max_length; the vector of a word beyond is zeros.
         """
         encoded = self.tokenizer(
             [list(words) for words in texts],
@@ -95,12 +95,12 @@ class TorchEncoder:
 
 
 def count_positions(transformer: PreTrainedModel) -> int:
-    """Return how many word pieces the position embeddings reach; the RoBERTa family's begin behind the padding's."""
+    """Return how many tokens the position embeddings reach; the RoBERTa family's begin behind the padding's."""
     return int(transformer.config.max_position_embeddings) - first_position(transformer.config)
 
 
 def average_pieces(states: np.ndarray, words: Sequence[int | None], out: np.ndarray) -> None:
-    """Write into out[w] the mean of the states [T, hidden] whose piece belongs to word w."""
+    """Write into out[w] the mean of the states [T, hidden] whose token belongs to word w."""
     counts = np.zeros(len(out), np.int64)
     for state, word in zip(states, words, strict=False):
         if word is not None:
@@ -139,7 +139,7 @@ def embed(
 
 
 def tokenize(encoder: TorchEncoder, sentences: Sequence[str]) -> list[list[int]]:
-    """Return the word pieces of every sentence, special ones included, cut at the encoder's max_length."""
+    """Return the tokens of every sentence, special ones included, truncated at the encoder's max_length."""
     if not sentences:
         return []
     encoded = encoder.tokenizer(list(sentences), truncation=True, max_length=encoder.max_length)

@@ -2,7 +2,7 @@
 
     vectors = secateur.Encoder("models/mini-en-ru", backend="onnx-int8").encode(sentences)
 
-Sentences run sorted by length, in batches of so many word pieces rather than so many sentences: little padding, and
+Sentences run sorted by length, in batches of so many tokens rather than so many sentences: little padding, and
 a batch's activations stay in the cache. The other backends need neither torch nor transformers.
 """
 
@@ -28,7 +28,7 @@ FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_qint8.onnx"}
 OPENVINO = {f"openvino{name.removeprefix('onnx')}": name for name in FILES}  # the same files, run by OpenVINO
 BACKENDS = ("torch", *FILES, *OPENVINO)
 PARITY = "parity.json"
-BATCH_TOKENS = 2_048  # word pieces a batch, padding included
+BATCH_TOKENS = 2_048  # tokens a batch, padding included
 WINDOW, WINDOW_CHARACTERS = 16_384, 8_000_000  # sentences, and characters, that are sorted together
 UNLIMITED = 1_000_000  # longer than any position embeddings
 
@@ -40,8 +40,9 @@ class Encoder:
 
     `backend`: torch; onnx or onnx-int8, the files that `secateur export` wrote; openvino or openvino-int8, the same
     files run by OpenVINO. `threads`: how many compute (torch: its own choice; others: the cores this process may use).
-    `max_length`: word pieces, longer sentences are cut (the model's own). `device`: auto, cpu, cuda, mps.
-    `batch_tokens`: word pieces that run at a time.
+    `max_length`: the longest sentence that is read, in tokens; a longer one is truncated (the model's own length).
+    `device`: auto, cpu, cuda, mps.
+    `batch_tokens`: tokens that run at a time.
     Raises InputError: not a model folder; no such backend, or its file or package is missing; a file that is not the
     one exported, or exported from other weights, or that fell short when it was measured.
     """
@@ -71,7 +72,7 @@ class Encoder:
         direction = (self.tokenizer.truncation or {}).get("direction", "right")
         self.tokenizer.enable_truncation(self.max_length, direction=str(direction).lower())
         self.tokenizer.no_padding()
-        self.has_cut = False
+        self.has_truncated = False
 
     @property
     def fingerprint(self) -> str:
@@ -106,18 +107,18 @@ class Encoder:
         return vectors
 
     def read_pieces(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Return each sentence's word pieces; that one was cut is said once."""
+        """Return each sentence's tokens; that one was truncated is said once."""
         encoded = self.tokenizer.encode_batch_fast(list(sentences))
-        if not self.has_cut:
+        if not self.has_truncated:
             long = next((number for number, each in enumerate(encoded) if each.overflowing), None)
             if long is not None:
-                self.has_cut = True
+                self.has_truncated = True
                 start = sentences[long][:40]
                 log.warning(
-                    "%s: only the first %d word pieces of a sentence are read; longer ones, such as %r..., are cut",
+                    "%s: only the first %d tokens of a sentence are read; longer ones, such as %r..., are truncated",
                     self.name, self.max_length, start,
                 )  # fmt: skip
-        return [each.ids or [self.pad_id] for each in encoded]  # a tokenizer without special pieces: '' is no piece
+        return [each.ids or [self.pad_id] for each in encoded]  # a tokenizer without special tokens: '' is no token
 
 
 def cut_windows(sentences: Iterable[str]) -> Iterator[list[str]]:
@@ -137,7 +138,7 @@ def cut_windows(sentences: Iterable[str]) -> Iterator[list[str]]:
 def run_rows(
     run: "Run", rows: Sequence[Sequence[int]], pad_id: int, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (row numbers, vectors), the longest rows first, as many at a time as `batch_tokens` word pieces hold."""
+    """Yield (row numbers, vectors), the longest rows first, as many at a time as `batch_tokens` tokens hold."""
     for where, _ in split_by_length(np.array([len(row) for row in rows]), batch_tokens):
         yield where, run(*pad_rows([rows[row] for row in where], pad_id))
 
@@ -147,6 +148,7 @@ Loaded = tuple[Tokenizer, int, int, int, Run]  # tokenizer, its padding, longest
 
 def load_torch(model: str, threads: int | None, device: str) -> Loaded:
     """Load a model folder or hub name; `threads` is torch's setting for the whole process."""
+    require("torch", extra="train", by="backend torch")
     import torch
 
     from secateur.config.teacher import TeacherSettings
@@ -191,7 +193,7 @@ def load_file(model: str | Path, backend: str, threads: int | None, device: str)
 
 
 def check_record(folder: Path, name: str) -> tuple[int, int]:
-    """Return the longest input and the padding piece that an export recorded.
+    """Return the longest input and the padding token that an export recorded.
 
     Raises InputError if the ONNX file, or a file it was exported from, is not the one recorded; weights that were left
     out of a copy of the folder are no fault.
@@ -268,7 +270,7 @@ def open_file(
     """
     if backend in OPENVINO:
         return open_openvino(path, threads)
-    require("onnxruntime", extra="onnx", by="backend")
+    require("onnxruntime", extra="train", by="backend")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

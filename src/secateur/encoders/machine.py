@@ -44,7 +44,9 @@ def read_processor(cpuinfo: Path = CPUINFO) -> Processor:
 def count_cores() -> int:
     """Return how many threads compute best: the physical cores this process may run on, within a container's quota.
 
-    OMP_NUM_THREADS, which torch obeys, caps it.
+    OMP_NUM_THREADS, which torch obeys, caps it. joblib.cpu_count(only_physical_cores=True) answers otherwise (joblib
+    1.6): as soon as an affinity or a quota is set it counts hyper-threads as cores, and it rounds a quota of 1.5 cores
+    up to 2.
     """
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = len({read_siblings(number) for number in usable})

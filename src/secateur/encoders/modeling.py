@@ -7,7 +7,7 @@ The head counts and neuron counts of every layer stand in the config, so a saved
 It works because the attention of these encoders reads the number of heads from its query tensor
 (transformers >= 5): fewer rows in query, key and value are fewer heads, down to none. The hidden width stays a
 multiple of the head size, which is how the config says that size; a layer may have more heads than go into it.
-Word embeddings may be of low rank, [pieces, rank] times [rank, hidden].
+Word embeddings may be of low rank, [tokens, rank] times [rank, hidden].
 """
 
 from copy import copy
@@ -99,7 +99,7 @@ def find_family(model_type: str) -> str:
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """Return the row of the position embeddings that a sentence's first piece gets."""
+    """Return the row of the position embeddings that a sentence's first token gets."""
     return int(config.pad_token_id) + 1 if stock_type(config) in COUNTED else 0
 
 
@@ -134,7 +134,7 @@ def count_neurons(model: PreTrainedModel) -> list[int]:
 
 
 class LowRankEmbedding(nn.Embedding):
-    """Word embeddings [pieces, rank] that one matrix [hidden, rank] widens (Lan et al. 2020, section 3.1)."""
+    """Word embeddings [tokens, rank] that one matrix [hidden, rank] widens (Lan et al. 2020, section 3.1)."""
 
     def __init__(self, pieces: int, rank: int, hidden: int, padding_idx: int | None):
         super().__init__(pieces, rank, padding_idx=padding_idx)

@@ -7,7 +7,6 @@ themselves, and sentence_embedding [B, D], pooled, through the modules behind th
 """
 
 from collections.abc import Container, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,6 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor, nn
 
 from secateur.config.errors import InputError
-from secateur.data.files import whole_file
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.modeling import (
     LowRankEmbedding,
@@ -142,7 +140,7 @@ def write_graph(graph: Graph, encoder: TorchEncoder) -> onnx.ModelProto:
 
 
 def embed_pieces(graph: Graph, encoder: TorchEncoder) -> str:
-    """Write the embeddings: pieces, positions (which begin behind the padding's in the RoBERTa family), LayerNorm."""
+    """Write the embeddings: tokens, positions (which begin behind the padding's in the RoBERTa family), LayerNorm."""
     transformer = encoder.transformer
     weights = transformer.state_dict()
     words = transformer.get_input_embeddings()
@@ -151,7 +149,7 @@ def embed_pieces(graph: Graph, encoder: TorchEncoder) -> str:
         found = graph.multiply(found, "words.widen", words.widen.weight.T)
     positions = weights["embeddings.position_embeddings.weight"]
     types = weights.get("embeddings.token_type_embeddings.weight")
-    positions = positions if types is None else positions + types[0]  # every piece is of type 0
+    positions = positions if types is None else positions + types[0]  # every token is of type 0
     table = graph.weight("positions", positions)
     if stock_type(transformer.config) in ("roberta", "xlm-roberta", "camembert"):
         padding = graph.weight("padding", np.array(transformer.config.pad_token_id, np.int64))
@@ -280,9 +278,3 @@ def project(graph: Graph, values: str, linear: nn.Linear, name: str) -> str:
     """Write values W^T + b."""
     product = graph.multiply(values, name, linear.weight.T)
     return product if linear.bias is None else graph.add("Add", product, graph.weight(f"{name}.bias", linear.bias))
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model's file, whole or not at all."""
-    with whole_file(path) as temporary:
-        onnx.save(model, str(temporary))

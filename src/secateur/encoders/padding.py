@@ -1,4 +1,4 @@
-"""Word pieces of sentences side by side: rows of one length, which of their places hold a piece, and which rows go
+"""Tokens of sentences side by side: rows of one length, which of their places hold a token, and which rows go
 together."""
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np
 
 
 def split_by_length(lengths: np.ndarray, pieces: int) -> list[tuple[np.ndarray, int]]:
-    """Return (row numbers, their longest length), the longest first, of as many rows as `pieces` word pieces hold."""
+    """Return (row numbers, their longest length), the longest first, of as many rows as `pieces` tokens hold."""
     order = np.argsort(-lengths, kind="stable")
     parts = []
     while len(order):

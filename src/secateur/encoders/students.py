@@ -30,7 +30,7 @@ def make_student(
     wheels and what was unpacked from them. The same input and seed give the same weights.
 
     Raises InputError: the body cannot be had or loaded, has no such layer or too few positions, or a tokenizer whose
-    pieces cannot be read; the corpus cannot fill the vocabulary.
+    tokens cannot be read; the corpus cannot fill the vocabulary.
     """
     if settings.body is not None:
         transformer, tokenizer = start_from_body(settings, settings.body, sentences, cache, seed=seed)
@@ -58,7 +58,7 @@ def start_from_body(
         tokenizer.model_max_length = settings.max_length
         return transformer, tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"student.vocabulary: the pieces of {origin} cannot be read: its tokenizer is not a fast one")
+        raise InputError(f"student.vocabulary: the tokens of {origin} cannot be read: its tokenizer is not a fast one")
     new = train_vocabulary(sentences, settings.vocabulary, max_length=settings.max_length)
     return replace_vocabulary(transformer, tokenizer, new, seed=seed), new
 
@@ -85,7 +85,7 @@ def replace_vocabulary(
     """Return a new model that reads with another tokenizer: word embeddings transplanted, all else copied.
 
     The RoBERTa family counts positions from its padding's number + 1; the rows that a smaller number leaves unused
-    are dropped in front, so that the first piece of a sentence keeps its position's vector.
+    are dropped in front, so that the first token of a sentence keeps its position's vector.
     """
     weights = transformer.state_dict()
     words, positions = f"{WORDS}.weight", f"{POSITIONS}.weight"

@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROLES = ("pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-INNER = "##"  # begins a piece that is not the first of its word
+INNER = "##"  # begins a token that is not the first of its word
 
-MOST_PARTS = 3  # old pieces that a new one may be spelt with ...
+MOST_PARTS = 3  # old tokens that a new one may be spelt with ...
 PART_LETTERS = 2  # ... and letters that they have at the least, on average
 
 
 def train_vocabulary(
     sentences: Iterable[str], settings: VocabularySettings, *, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """Return a BERT tokenizer with the `size` most useful word pieces of the sentences, special tokens first.
+    """Return a BERT tokenizer with the `size` most useful tokens of the sentences, special tokens first.
 
     Text is normalised as BERT does, lower-cased if asked, but accents stay: й and ё are letters. Letters seen fewer
-    than `min_frequency` times are unknown. The same counts of words give the same pieces with the same numbers, in
+    than `min_frequency` times are unknown. The same counts of words give the same tokens with the same numbers, in
     any process and any order of the sentences. `max_length` is written into the tokenizer.
-    Raises InputError: the sentences have too few pieces for `size`, or too many letters.
+    Raises InputError: the sentences have too few tokens for `size`, or too many letters.
     """
     counts = count_words(sentences, lowercase=settings.lowercase)
     if settings.general:
@@ -42,15 +42,15 @@ def train_vocabulary(
     pieces = learn_pieces(words, settings.size, settings.min_frequency)
     if len(pieces) > settings.size:
         raise InputError(
-            f"student.vocabulary.size: {settings.size} pieces asked for, but the corpus needs {len(pieces)} for its "
+            f"student.vocabulary.size: {settings.size} tokens asked for, but the corpus needs {len(pieces)} for its "
             f"letters alone"
         )
     if len(pieces) < settings.size:
         raise InputError(
-            f"student.vocabulary.size: {settings.size} pieces asked for, but the corpus fills only {len(pieces)} "
+            f"student.vocabulary.size: {settings.size} tokens asked for, but the corpus fills only {len(pieces)} "
             f"(min_frequency: {settings.min_frequency})"
         )
-    log.info("vocabulary: %d pieces from %d different words", len(pieces), len(words))
+    log.info("vocabulary: %d tokens from %d different words", len(pieces), len(words))
     return make_tokenizer(pieces, lowercase=settings.lowercase, max_length=max_length)
 
 
@@ -98,7 +98,7 @@ def drop_rare_letters(words: Mapping[str, int], min_frequency: int) -> dict[str,
 
 
 def learn_pieces(words: Mapping[str, int], size: int, min_frequency: int) -> list[str]:
-    """Return special tokens, inner letters, first letters, and merges of pieces, the most frequent first."""
+    """Return special tokens, inner letters, first letters, and merges of tokens, the most frequent first."""
     inner = sorted({INNER + letter for word in words for letter in word[1:]})
     # The trainer breaks ties by the numbers of the letters, and numbers inner ones in the order of a hash table
     # that is another in every process, unless they are there before it starts.
@@ -123,7 +123,7 @@ def repeat_words(words: Mapping[str, int]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Transplant:
-    """The vectors of a new vocabulary, [pieces, D], and the old rows that each was made of; drawn ones of none."""
+    """The vectors of a new vocabulary, [tokens, D], and the old rows that each was made of; drawn ones of none."""
 
     vectors: Tensor
     parts: tuple[tuple[int, ...], ...]
@@ -142,20 +142,20 @@ class Transplant:
 
 
 def transplant(vectors: Tensor, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast, *, seed: int) -> Transplant:
-    """Return vectors for the pieces of a new vocabulary, from those of an old one, [old pieces, D], of any kind.
+    """Return vectors for the tokens of a new vocabulary, from those of an old one, [old tokens, D], of any kind.
 
-    With m and s the mean and the standard deviation of each dimension of the old vectors, a new piece gets
+    With m and s the mean and the standard deviation of each dimension of the old vectors, a new token gets
 
         v                               if the old vocabulary has it (copied),
-        m + sum_i (v_i - m) / sqrt(k)   if k old pieces spell it (spelt),
+        m + sum_i (v_i - m) / sqrt(k)   if k old tokens spell it (spelt),
         m + s * noise                   else, noise from N(0, 1) (drawn).
 
-    A piece is looked up at its place, first in its word or inner, then at the other place; as it stands, then as the
-    old tokenizer normalises it (a cased piece in a lower-cased vocabulary). Special tokens are matched by role.
+    A token is looked up at its place, first in its word or inner, then at the other place; as it stands, then as the
+    old tokenizer normalises it (a cased token in a lower-cased vocabulary). Special tokens are matched by role.
 
-    A piece counts as spelt with at most 3 old pieces, of 2 letters or more on average. An English vocabulary spells
-    nearly every Russian piece letter by letter, and sums over the same few letters are alike: with the vectors of
-    all-MiniLM-L6-v2 and 20,000 pieces of 50,000 pairs, two Russian pieces spelt at any length had a mean cosine of
+    A token counts as spelt with at most 3 old tokens, of 2 letters or more on average. An English vocabulary spells
+    nearly every Russian token letter by letter, and sums over the same few letters are alike: with the vectors of
+    all-MiniLM-L6-v2 and 20,000 tokens of 50,000 pairs, two Russian tokens spelt at any length had a mean cosine of
     .75 (to the nearest of 2,000: .95), drawn ones .01 (.18), English ones spelt by this rule .12 (.65), old ones .02
     (.39). The root keeps the scale: norms of 1.23, where copied vectors have 1.24 and plain means .84.
     """
@@ -163,7 +163,7 @@ def transplant(vectors: Tensor, old: PreTrainedTokenizerFast, new: PreTrainedTok
     old_vectors = vectors.detach().float().cpu()
     mean, spread = old_vectors.mean(dim=0), old_vectors.std(dim=0)  # [D]
     noise = torch.randn(len(parts), len(mean), generator=torch.Generator().manual_seed(seed))
-    new_vectors = mean + spread * noise  # [pieces, D]
+    new_vectors = mean + spread * noise  # [tokens, D]
     for number, rows in enumerate(parts):
         if len(rows) == 1:
             new_vectors[number] = old_vectors[rows[0]]
@@ -171,13 +171,13 @@ def transplant(vectors: Tensor, old: PreTrainedTokenizerFast, new: PreTrainedTok
             new_vectors[number] = mean + (old_vectors[list(rows)] - mean).sum(dim=0) / math.sqrt(len(rows))
     result = Transplant(new_vectors, parts)
     log.info(
-        "vectors of %d pieces: %d copied, %d spelt, %d drawn", len(parts), result.copied, result.spelt, result.drawn
+        "vectors of %d tokens: %d copied, %d spelt, %d drawn", len(parts), result.copied, result.spelt, result.drawn
     )
     return result
 
 
 def find_parts(old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], ...]:
-    """Return, for every new piece in order, the old pieces it is made of."""
+    """Return, for every new token in order, the old tokens it is made of."""
     table = read_pieces(old)
     parts = [
         find_spelling(text, inner, apply_normalizer(text, old), table)
@@ -193,7 +193,7 @@ Pieces = dict[tuple[str, bool], int]  # text, and whether it is inner: number
 
 
 def read_pieces(tokenizer: PreTrainedTokenizerFast) -> Pieces:
-    """Return the pieces of a WordPiece, SentencePiece or byte-level vocabulary by what they stand for."""
+    """Return the tokens of a WordPiece, SentencePiece or byte-level vocabulary by what they stand for."""
     model, vocabulary = tokenizer.backend_tokenizer.model, tokenizer.get_vocab()
     if isinstance(model, models.WordPiece):
         return {split_mark(piece, model.continuing_subword_prefix): number for piece, number in vocabulary.items()}
@@ -206,7 +206,7 @@ def read_pieces(tokenizer: PreTrainedTokenizerFast) -> Pieces:
 
 
 def split_mark(piece: str, mark: str = INNER) -> tuple[str, bool]:
-    """Return a piece's text and whether it is inner; `##` alone is two signs."""
+    """Return a token's text and whether it is inner; `##` alone is two signs."""
     inner = piece.startswith(mark) and piece != mark
     return (piece.removeprefix(mark), True) if inner else (piece, False)
 
@@ -217,7 +217,7 @@ def apply_normalizer(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def find_spelling(text: str, inner: bool, normalised: str, table: Pieces) -> tuple[int, ...]:
-    """Return the old piece that is the text, else the few and long ones that spell it, else none."""
+    """Return the old token that is the text, else the few and long ones that spell it, else none."""
     forms = [form for form in (text, normalised) if form]
     for form in forms:
         for place in (inner, not inner):
@@ -231,7 +231,7 @@ def find_spelling(text: str, inner: bool, normalised: str, table: Pieces) -> tup
 
 
 def spell(text: str, inner: bool, table: Pieces) -> tuple[int, ...]:
-    """Return the longest pieces from left to right that make up the text; none if it takes over MOST_PARTS."""
+    """Return the longest tokens from left to right that make up the text; none if it takes over MOST_PARTS."""
     rows: list[int] = []
     start = 0
     while start < len(text) and len(rows) < MOST_PARTS:

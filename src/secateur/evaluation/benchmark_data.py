@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import Any
 from urllib.request import urlopen
 
 from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings
+from secateur.data.download import answer_within
 from secateur.data.files import hash_file, whole_file
 from secateur.data.progress import progress_bar
 
@@ -145,31 +143,11 @@ def hash_bytes(content: bytes) -> str:
 def fetch(url: str, *, seconds: float = OPEN_SECONDS) -> bytes:
     """Return what lies at `url`; raise DownloadError if nothing answers within `seconds`, or it falls silent."""
     try:
-        with open_within(url, seconds) as response:
+        with answer_within(seconds, lambda: urlopen(url, timeout=seconds)) as response:
             content: bytes = response.read()
             return content
     except (OSError, HTTPException) as error:
         raise DownloadError(f"{url}: cannot be downloaded: {' '.join(str(error).split())}") from None
-
-
-def open_within(url: str, seconds: float) -> Any:
-    """Open `url` in a thread: urlopen's own timeout covers neither the name lookup nor a second address."""
-    answers: Queue[Any] = Queue()
-
-    def ask() -> None:
-        try:
-            answers.put(urlopen(url, timeout=seconds))
-        except (OSError, HTTPException) as error:
-            answers.put(error)
-
-    Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(f"no answer in {seconds:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def read_task(folder: Path, task: str) -> tuple[Examples, ...] | Entities:

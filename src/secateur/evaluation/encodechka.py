@@ -56,8 +56,8 @@ class SentenceEncoder(Protocol):
 class WordEncoder(Protocol):
     """An encoder of texts already split into words: one [words, D] array a text.
 
-    A word's vector is the mean of its pieces' last hidden states, the whole text encoded at once; a word
-    that the model's length limit cuts off is zeros.
+    A word's vector is the mean of its tokens' last hidden states, the whole text encoded at once; a word
+    behind the model's length limit is zeros.
     """
 
     def word_vectors(self, texts: Sequence[Sequence[str]], *, batch_size: int, progress: str) -> list[np.ndarray]: ...

@@ -1,84 +1,114 @@
-"""A model card in the Hugging Face format: what a run wrote of its own stays, what an export measured is added.
+"""A model folder's card, its README.md, in the Hugging Face format: metadata on top, text below.
 
-The metadata block gets a model-index of measured scores; the text gets a section between two marks, which the next
-export replaces.
+`make_card` writes the card of a new model. `update_card` adds what an export measured: a section between two marks,
+which the next export replaces, and scores in the metadata. Whatever else stands on a card stays.
 """
 
-import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 BEGIN, END = "<!-- secateur export: begin -->", "<!-- secateur export: end -->"
-METADATA = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-TAGS = ("sentence-transformers", "feature-extraction", "onnx")
-YAML_SETTINGS = {"default_flow_style": False, "allow_unicode": True, "sort_base_mapping_type_on_output": False}
-ENCODECHKA = "https://github.com/avidale/encodechka"
+LIBRARY, PIPELINE = "sentence-transformers", "sentence-similarity"
+TAGS = ("sentence-transformers", "feature-extraction")
+LANGUAGES = ("en", "ru")
+DIRECTIONS = {"en_ru": "English to Russian", "ru_en": "Russian to English"}
+BENCHMARKS = {"encodechka": "https://github.com/avidale/encodechka", "probe": "secateur-probe"}
+
+
+def make_card(
+    name: str, text: str, *, tags: Sequence[str], results: Sequence[EvalResult] = (), license_name: str | None = None
+) -> str:
+    """Return the card of a new English-Russian sentence encoder; `text` goes below the heading, `name`."""
+    data = ModelCardData(
+        library_name=LIBRARY, pipeline_tag=PIPELINE, language=list(LANGUAGES), license=license_name,
+        tags=[*TAGS, *tags], model_name=name if results else None, eval_results=list(results) or None,
+    )  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n# {name}\n\n{text.strip()}\n"
 
 
 def update_card(card: str, record: Mapping[str, Any], *, name: str) -> str:
-    """Return a README.md with an export's record in it; `card` is the one there is, or empty."""
-    metadata, text = split_card(card)
-    metadata = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", **metadata}
-    metadata["tags"] = [*dict.fromkeys([*metadata.get("tags", ()), *TAGS])]
-    index = index_scores(record, name)
-    metadata.pop("model-index", None)
-    metadata |= {"model-index": index} if index else {}
-    text = text or f"# {name}\n\nA sentence encoder.\n"
+    """Return a card with an export's record on it; `card` is the one there is, or empty."""
+    found = read_card(card)
+    data = found.data
+    assert isinstance(data, ModelCardData), "a model's card"
+    data.library_name = data.library_name or LIBRARY
+    data.pipeline_tag = data.pipeline_tag or PIPELINE
+    data.tags = list(dict.fromkeys([*(data.tags or ()), *TAGS, "onnx"]))
+    data.eval_results = merge_results(data.eval_results or (), list_results(record)) or None
+    data.model_name = (data.model_name or name) if data.eval_results else None
+    text = found.text or f"# {name}\n\nA sentence encoder.\n"
     text = re.sub(rf"\n*{BEGIN}.*?{END}\n?", "\n", text, flags=re.DOTALL).rstrip("\n")
-    return f"---\n{dump(metadata)}---\n{text}\n\n{BEGIN}\n{describe(record)}\n{END}\n"
+    found.text = f"{text}\n\n{BEGIN}\n{describe(record)}\n{END}\n"
+    return str(found)
 
 
-def split_card(card: str) -> tuple[dict[str, Any], str]:
-    """Return the metadata and the text; metadata that is no YAML mapping counts as text."""
-    found = METADATA.match(card)
-    if not found:
-        return {}, card
-    try:
-        metadata = YAML(typ="safe", pure=True).load(found[1])
-    except YAMLError:
-        return {}, card
-    return (metadata, card[found.end() :]) if isinstance(metadata, dict) else ({}, card)
+def read_card(card: str) -> ModelCard:
+    """Return a card read; metadata that is no YAML mapping counts as text."""
+    if card.startswith("---"):
+        try:
+            return ModelCard(card, ignore_metadata_errors=True)
+        except (YAMLError, ValueError, TypeError):
+            pass
+    return ModelCard(f"---\n{{}}\n---\n{card}")
 
 
-def dump(metadata: Mapping[str, Any]) -> str:
-    out = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    for setting, value in YAML_SETTINGS.items():
-        setattr(yaml, setting, value)
-    yaml.dump(dict(metadata), out)
-    return out.getvalue()
+def read_license(model: str) -> str | None:
+    """Return the licence that a model folder's card names, if it is a folder, has a card, and that names one."""
+    path = Path(model) / "README.md"
+    found = read_card(path.read_text(encoding="utf-8")).data.get("license") if path.is_file() else None
+    return found if isinstance(found, str) and found != "other" else None
 
 
-def index_scores(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the model-index: translation retrieval and encodechka's tasks, of the torch model, as measured."""
+def merge_results(old: Iterable[EvalResult], new: Iterable[EvalResult]) -> list[EvalResult]:
+    """Return the old results, then the new ones; of the same metric on the same data the new one alone."""
+    results = {(*each.unique_identifier, each.metric_type, each.metric_name): each for each in (*old, *new)}
+    return list(results.values())
+
+
+def list_results(record: Mapping[str, Any]) -> list[EvalResult]:
+    """Return an export's scores of the torch model, as metadata holds them."""
     torch = record["artefacts"]["torch"]
-    results = []
-    ways = {"en_ru": "English to Russian", "ru_en": "Russian to English"}
-    for way, value in torch.get("retrieval", {}).items():
-        data = {"name": f"held-out pairs ({record['judged_by']})", "type": "parallel-sentences"}
-        metric = {"type": "accuracy", "name": f"{ways[way]}, nearest is the translation", "value": round(value, 4)}
-        results.append(result("translation-retrieval", "Translation Retrieval", data, metric))
-    data = {"name": "encodechka", "type": ENCODECHKA}
     tasks = {"Mean S": torch.get("mean_s"), **torch.get("encodechka", {})}
-    for task, value in tasks.items():
-        if value is not None:
-            metric = {"type": "score", "name": f"{task}, own vector", "value": round(value, 4)}
-            results.append(result("sentence-similarity", "Sentence Similarity", data, metric))
-    return [{"name": name, "results": results}] if results else []
+    return [
+        *retrieval_results(torch.get("retrieval", {}), pairs=record["judged_by"]),
+        *benchmark_results(tasks, benchmark="encodechka"),
+    ]
 
 
-def result(kind: str, title: str, data: Mapping[str, str], metric: Mapping[str, Any]) -> dict[str, Any]:
-    return {"task": {"type": kind, "name": title}, "dataset": dict(data), "metrics": [dict(metric)]}
+def retrieval_results(accuracies: Mapping[str, float], *, pairs: str) -> list[EvalResult]:
+    """Return retrieval accuracy@1, by direction, as metadata holds it; `pairs` says which pairs it was measured on."""
+    return [
+        EvalResult(
+            task_type="translation-retrieval", task_name="Translation Retrieval", dataset_type="parallel-sentences",
+            dataset_name="held-out English-Russian pairs", dataset_config=pairs, metric_type="accuracy",
+            metric_name=f"retrieval accuracy@1, {DIRECTIONS[way]}", metric_value=round(value, 4),
+        )
+        for way, value in accuracies.items()
+    ]  # fmt: skip
+
+
+def benchmark_results(scores: Mapping[str, float | None], *, benchmark: str) -> list[EvalResult]:
+    """Return a benchmark's scores of the model's own vector as metadata holds them; None: not scored."""
+    return [
+        EvalResult(
+            task_type="sentence-similarity", task_name="Sentence Similarity", dataset_type=BENCHMARKS[benchmark],
+            dataset_name=benchmark, metric_type="score", metric_name=f"{task}, own vector",
+            metric_value=round(value, 4),
+        )
+        for task, value in scores.items()
+        if value is not None
+    ]  # fmt: skip
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """Return the section: every artefact with what was measured of it, and how each is used."""
+    """Return the section: every exported file with what was measured of it, and how each is used."""
     artefacts = record["artefacts"]
-    rows = ["| artefact | MB | largest difference | cosine | first percentile | en→ru | ru→en | Mean S |",
+    rows = ["| file | MB | largest difference | mean cosine | 1st percentile | en→ru | ru→en | Mean S |",
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, each in artefacts.items():
         ways = each.get("retrieval", {})
@@ -91,9 +121,10 @@ def describe(record: Mapping[str, Any]) -> str:
     instructions = ", ".join(processor["instructions"]) or "instructions unknown"
     parts = [
         "## Exported files",
-        f"{model['parameters']:,} parameters, vectors of {model['dimension']} dimensions. Beside the torch model, on "
-        f"{record['judged_by']}; {processor['name']} ({instructions}).",
+        f"{model['parameters']:,} parameters, vectors of {model['dimension']} dimensions. Measured on "
+        f"{record['judged_by']}; processor: {processor['name']} ({instructions}).",
         "\n".join(rows),
+        COLUMNS,
         "`parity.json` has the hash of every file and the versions. An int8 file's numbers are this processor's: "
         "others may round otherwise.",
         SENTENCE_TRANSFORMERS,
@@ -108,6 +139,9 @@ def best_file(artefacts: Mapping[str, Any]) -> str:
     return next(name for name in ("onnx/model_qint8.onnx", "onnx/model.onnx") if name in artefacts)
 
 
+COLUMNS = """Difference and cosines: each file's vectors beside those of the torch model. en→ru, ru→en: retrieval
+accuracy@1, the share of sentences whose nearest neighbour among all translations is their own. Mean S: the mean of
+encodechka's eight sentence tasks."""
 SENTENCE_TRANSFORMERS = """### sentence-transformers
 
 ```python

@@ -1,7 +1,7 @@
 """ONNX files of a model folder, measured before they are kept; what was measured, in parity.json and on the card.
 
-MODEL/onnx/model.onnx must give torch's vectors to 1e-5, MODEL/onnx/model_qint8.onnx must pass the gate; both are read
-back through ONNX Runtime from the file itself. A file that falls short is not left behind.
+MODEL/onnx/model.onnx must give torch's vectors to 1e-5, MODEL/onnx/model_qint8.onnx must pass the quality gate; both
+are read back through ONNX Runtime from the file itself. A file that falls short is not left behind.
 """
 
 import logging
@@ -37,13 +37,13 @@ from secateur.evaluation.encodechka import score_encodechka
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, mean_s
 from secateur.export.card import update_card
 from secateur.export.quality import (
-    Judge,
     Quality,
+    Reference,
     Search,
     Texts,
     choose_int8,
     find_shortfall,
-    make_judge,
+    make_reference,
     pick_levels,
     read_pairs,
     read_probe_texts,
@@ -58,7 +58,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "onnx", "onnxrunti
 
 def export(
     model: str,
-    gate: QualitySettings,
+    limits: QualitySettings,
     *,
     out: Path | None = None,
     int8: bool = True,
@@ -68,37 +68,37 @@ def export(
 ) -> list[dict[str, Any]]:
     """Write a model's ONNX files, parity.json and its card; return a row of measured numbers for each artefact.
 
-    `out`: another folder, which gets a copy of the model. `pairs`: a .tsv to judge by (the probe's sentences). `data`:
-    encodechka's files, to score every artefact on. Raises InputError: not a model, no ONNX form; GateError: the float
-    file differs from torch, or no int8 file passes the gate: that file is not kept, what passed is.
+    `out`: another folder, which gets a copy of the model. `pairs`: a .tsv to measure on (none: the probe's sentences).
+    `data`: encodechka's files, to score every file on. Raises InputError: not a model, no ONNX form; QualityError: the
+    float file differs from torch, or no int8 file passes the quality gate: that file is not kept, what passed is.
     """
-    texts = read_pairs(pairs, gate.sentences) if pairs else read_probe_texts(gate.sentences)
+    texts = read_pairs(pairs, limits.sentences) if pairs else read_probe_texts(limits.sentences)
     benchmark = find_benchmark(data) if data else None
     folder, encoder = prepare_folder(model, out)
-    judge = make_judge(encoder, texts.judged, texts.pairs, threads)
+    reference = make_reference(encoder, texts.judged, texts.pairs, threads)
     check_tokenizer(encoder, folder, texts)
     shortfall = ""
     try:
-        made = {"onnx": write_float(encoder, folder, judge)}
+        exported = {"onnx": write_float(encoder, folder, reference)}
     except QualityError:
         if not any((folder / "onnx").iterdir()):
             (folder / "onnx").rmdir()
         raise
     if int8:
         try:
-            made["onnx-int8"] = write_int8(encoder, folder, judge, texts, gate)
+            exported["onnx-int8"] = write_int8(encoder, folder, reference, texts, limits)
         except QualityError as error:
             shortfall = str(error)
-    if "onnx-int8" not in made:
+    if "onnx-int8" not in exported:
         (folder / FILES["onnx-int8"]).unlink(missing_ok=True)  # of an earlier export
-    record = describe_export(encoder, folder, texts, judge, made)
+    record = describe_export(encoder, folder, texts, reference, exported)
     if find_spec("openvino"):
-        for name in made:
-            record["artefacts"][FILES[name]]["openvino"] = try_openvino(folder / FILES[name], name, judge, gate)
-    keep(record, folder)
+        for name in exported:
+            record["artefacts"][FILES[name]]["openvino"] = try_openvino(folder / FILES[name], name, reference, limits)
+    write_record(record, folder)
     if benchmark is not None:
         score_artefacts(record["artefacts"], folder, benchmark, threads)
-        keep(record, folder)
+        write_record(record, folder)
     if shortfall:
         raise QualityError(f"{model}: no int8 file is left: {shortfall}; the float file is kept")
     return list_rows(record)
@@ -138,28 +138,28 @@ def check_tokenizer(encoder: TorchEncoder, folder: Path, texts: Texts) -> None:
     ours = [each.ids for each in tokenizer.encode_batch_fast(texts.calibration)]
     for sentence, own, expected in zip(texts.calibration, ours, tokenize(encoder, texts.calibration), strict=True):
         if own != expected:
-            raise InputError(f"{path}: reads {sentence!r} in other word pieces than the model's tokenizer")
+            raise InputError(f"{path}: reads {sentence!r} as other tokens than the model's tokenizer")
 
 
 @dataclass(frozen=True)
-class Made:
+class ExportedFile:
     """An ONNX file that was kept."""
 
     quality: Quality
     int8: int  # matrices
-    kept_float: tuple[str, ...]  # matrices put back to float by the gate
+    kept_float: tuple[str, ...]  # matrices put back to float, so that the file passes the quality gate
     levels: int | None
 
 
-def write_float(encoder: TorchEncoder, folder: Path, judge: Judge) -> Made:
+def write_float(encoder: TorchEncoder, folder: Path, reference: Reference) -> ExportedFile:
     with whole_file(folder / FILES["onnx"]) as temporary:
         onnx.save(build_graph(encoder), str(temporary))
-        quality = judge.measure(temporary)
+        quality = reference.measure(temporary)
         log.info("%s: differs from torch by %.1e at most", folder / FILES["onnx"], quality.max_difference)
         flaw = find_difference(quality)
         if flaw:
             raise QualityError(f"{folder / FILES['onnx']}: {flaw}; it is not kept")
-    return Made(quality, 0, (), None)
+    return ExportedFile(quality, 0, (), None)
 
 
 def find_difference(quality: Quality) -> str:
@@ -169,50 +169,53 @@ def find_difference(quality: Quality) -> str:
     return f"differs from torch by {quality.max_difference:.1e}, over {TOLERANCE:.0e}"  # also where it is NaN
 
 
-def write_int8(encoder: TorchEncoder, folder: Path, judge: Judge, texts: Texts, gate: QualitySettings) -> Made:
-    """Write the file with as many matrices in int8 as pass the gate; raise GateError where no file does."""
+def write_int8(
+    encoder: TorchEncoder, folder: Path, reference: Reference, texts: Texts, limits: QualitySettings
+) -> ExportedFile:
+    """Write the file with as many matrices in int8 as pass the quality gate; raise QualityError where no file does."""
     pairs = len(texts.calibration) // 2 if texts.pairs else 0
-    calibration = make_judge(encoder, texts.calibration, pairs, judge.threads)
-    search = Search(encoder, calibration, pick_levels(gate, read_processor().adds_int8_exactly))
-    # a few hundred sentences say little of retrieval: matrices are chosen by cosine, the file is judged by everything
-    int8, back = choose_int8(search, replace(gate, max_retrieval_loss=1.0))
+    calibration = make_reference(encoder, texts.calibration, pairs, reference.threads)
+    search = Search(encoder, calibration, pick_levels(limits, read_processor().adds_int8_exactly))
+    # a few hundred sentences say little of retrieval: matrices are chosen by cosine, the file is measured on everything
+    int8, back = choose_int8(search, replace(limits, max_retrieval_loss=1.0))
     while int8:
         try:
-            return write_checked(search, int8, back, folder / FILES["onnx-int8"], judge, gate)
+            return write_checked(search, int8, back, folder / FILES["onnx-int8"], reference, limits)
         except QualityError as error:
             log.info("%s", error)
         int8 = int8 if back else search.rank(int8)
         more = max(1, len(back) // 4)
         int8, back = int8[more:], [*back, *int8[:more]]
-    flaw = find_shortfall(search.measure(back[-1:]), calibration.torch, gate)
+    flaw = find_shortfall(search.measure(back[-1:]), calibration.float_quality, limits)
     raise QualityError(f"{back[-1]} alone in int8: {flaw}" if flaw else "too little stays in int8")
 
 
 def write_checked(
-    search: Search, int8: Sequence[str], back: Sequence[str], path: Path, judge: Judge, gate: QualitySettings
-) -> Made:
+    search: Search, int8: Sequence[str], back: Sequence[str], path: Path, reference: Reference, limits: QualitySettings
+) -> ExportedFile:
     with whole_file(path) as temporary:
         onnx.save(search.build(int8), str(temporary))
-        quality = judge.measure(temporary)
-        flaw = find_shortfall(quality, judge.torch, gate)
+        quality = reference.measure(temporary)
+        flaw = find_shortfall(quality, reference.float_quality, limits)
         if flaw:
             raise QualityError(f"{len(int8)} matrices in int8, {len(back)} in float: {flaw}")
-    log.info("%s: cosine %.5f; %d matrices in int8, %d put back to float", path, quality.cosine, len(int8), len(back))
-    return Made(quality, len(int8), tuple(back), search.levels)
+    put_back = f", {len(back)} put back to float" if back else ""
+    log.info("%s: cosine %.5f; %d matrices in int8%s", path, quality.cosine, len(int8), put_back)
+    return ExportedFile(quality, len(int8), tuple(back), search.levels)
 
 
-def try_openvino(path: Path, name: str, judge: Judge, gate: QualitySettings) -> dict[str, Any]:
+def try_openvino(path: Path, name: str, reference: Reference, limits: QualitySettings) -> dict[str, Any]:
     """Return what a kept file is worth as OpenVINO runs it, with the reason under `refused` where that is too little:
     the backend is then not to be had, the file itself stays."""
-    quality = judge.measure(path, backend="openvino")
-    flaw = find_shortfall(quality, judge.torch, gate) if name == "onnx-int8" else find_difference(quality)
+    quality = reference.measure(path, backend="openvino")
+    flaw = find_shortfall(quality, reference.float_quality, limits) if name == "onnx-int8" else find_difference(quality)
     if flaw:
         log.warning("%s: not offered with OpenVINO: %s", path, flaw)
     return describe_quality(quality) | ({"refused": flaw} if flaw else {})
 
 
 def describe_export(
-    encoder: TorchEncoder, folder: Path, texts: Texts, judge: Judge, made: Mapping[str, Made]
+    encoder: TorchEncoder, folder: Path, texts: Texts, reference: Reference, exported: Mapping[str, ExportedFile]
 ) -> dict[str, Any]:
     """Return what parity.json says: the machine, the sentences, each artefact's hash, size and quality."""
     files = {path.relative_to(folder).as_posix(): hash_file(path) for path in list_hashed(folder)}
@@ -222,10 +225,10 @@ def describe_export(
             "sha256": sha256(listed.encode()).hexdigest(),
             "files": files,
             "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
-            **describe_quality(judge.torch),
+            **describe_quality(reference.float_quality),
         }
     }
-    for name, each in made.items():
+    for name, each in exported.items():
         path = folder / FILES[name]
         artefacts[FILES[name]] = {
             "sha256": hash_file(path),
@@ -233,8 +236,8 @@ def describe_export(
             **describe_quality(each.quality),
         }
         if each.levels is not None:
-            gate = {"int8_matrices": each.int8, "float_matrices": list(each.kept_float), "levels": each.levels}
-            artefacts[FILES[name]] |= gate
+            matrices = {"int8_matrices": each.int8, "float_matrices": list(each.kept_float), "levels": each.levels}
+            artefacts[FILES[name]] |= matrices
     processor = read_processor()
     return {
         "secateur": __version__,
@@ -267,8 +270,8 @@ def describe_quality(quality: Quality) -> dict[str, Any]:
     return plain if quality.en_ru is None else plain | {"retrieval": retrieval}
 
 
-def keep(record: Mapping[str, Any], folder: Path) -> None:
-    """Write parity.json, and what it says onto the card."""
+def write_record(record: Mapping[str, Any], folder: Path) -> None:
+    """Write parity.json, and onto the model's card what it says."""
     write_json(folder / PARITY, record)
     path = folder / "README.md"
     old = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,6 +1,6 @@
 """What an ONNX file is worth beside the float model, and which of its matrices can be int8 without harm.
 
-Measured on the file: cosine of its vectors to torch's, and translation retrieval among held-out pairs. If int8
+Measured on the file: cosine of its vectors to torch's, and retrieval accuracy@1 among held-out pairs. If int8
 everywhere falls short, each matrix is made int8 alone; those that hurt most for their size go back to float, as few
 as will do.
 """
@@ -85,7 +85,7 @@ class Quality:
     max_difference: float  # of any component
     cosine: float  # mean over the sentences
     low_cosine: float  # their first percentile
-    en_ru: float | None  # share of translations found; none: no pairs
+    en_ru: float | None  # retrieval accuracy@1; none: no pairs
     ru_en: float | None
 
 
@@ -104,12 +104,12 @@ def compare(vectors: np.ndarray, reference: np.ndarray, pairs: int) -> Quality:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Sentences as word pieces [n] of [T], and torch's vectors of them [n, D]."""
+class Reference:
+    """What files are measured against: sentences as tokens [n] of [T], and torch's vectors of them [n, D]."""
 
     rows: list[list[int]]
     pad_id: int
-    reference: np.ndarray
+    vectors: np.ndarray
     pairs: int
     threads: int | None
 
@@ -119,29 +119,32 @@ class Judge:
         vectors = np.empty((len(self.rows), dimension), np.float32)
         for where, found in run_rows(run, self.rows, self.pad_id):
             vectors[where] = found
-        return compare(vectors, self.reference, self.pairs)
+        return compare(vectors, self.vectors, self.pairs)
 
     @property
-    def torch(self) -> Quality:
-        return compare(self.reference, self.reference, self.pairs)
+    def float_quality(self) -> Quality:
+        """What torch's own vectors are worth: their retrieval, since they differ from themselves by nothing."""
+        return compare(self.vectors, self.vectors, self.pairs)
 
 
-def make_judge(encoder: TorchEncoder, sentences: Sequence[str], pairs: int, threads: int | None) -> Judge:
+def make_reference(encoder: TorchEncoder, sentences: Sequence[str], pairs: int, threads: int | None) -> Reference:
     rows = [row or [encoder.tokenizer.pad_token_id] for row in tokenize(encoder, sentences)]
-    return Judge(rows, encoder.tokenizer.pad_token_id, embed(encoder, sentences), pairs, threads)
+    return Reference(rows, encoder.tokenizer.pad_token_id, embed(encoder, sentences), pairs, threads)
 
 
-def find_shortfall(quality: Quality, float_quality: Quality, gate: QualitySettings) -> str:
+def find_shortfall(quality: Quality, float_quality: Quality, limits: QualitySettings) -> str:
     """Return what an int8 file lacks, with the numbers; empty: nothing."""
-    if quality.cosine < gate.min_cosine:
-        return f"mean cosine {quality.cosine:.7f}, at least {gate.min_cosine} asked"
-    if quality.low_cosine < gate.min_low_cosine:
-        return f"first percentile of the cosine {quality.low_cosine:.7f}, at least {gate.min_low_cosine} asked"
+    if quality.cosine < limits.min_cosine:
+        return f"mean cosine {quality.cosine:.7f}, at least {limits.min_cosine} asked"
+    if quality.low_cosine < limits.min_low_cosine:
+        return f"first percentile of the cosine {quality.low_cosine:.7f}, at least {limits.min_low_cosine} asked"
     for way in ("en_ru", "ru_en"):
         own, whole = getattr(quality, way), getattr(float_quality, way)
-        if own is not None and whole - own > gate.max_retrieval_loss + 1e-9:
+        if own is not None and whole - own > limits.max_retrieval_loss + 1e-9:
             name = way.replace("_", "→")
-            return f"retrieval {name} {own:.4f} of {whole:.4f}, at most {gate.max_retrieval_loss} less asked"
+            return (
+                f"retrieval accuracy@1 {name} {own:.4f} of {whole:.4f}, at most {limits.max_retrieval_loss} less asked"
+            )
     return ""
 
 
@@ -150,14 +153,14 @@ class Search:
     """Which matrices of an encoder are int8, tried on calibration sentences."""
 
     encoder: TorchEncoder
-    judge: Judge
+    reference: Reference
     levels: int
 
     def build(self, int8: Sequence[str]) -> onnx.ModelProto:
         return build_graph(self.encoder, int8, levels=self.levels)
 
     def measure(self, int8: Sequence[str]) -> Quality:
-        return self.judge.measure(self.build(int8).SerializeToString())
+        return self.reference.measure(self.build(int8).SerializeToString())
 
     def rank(self, matrices: Sequence[str]) -> list[str]:
         """Return the matrices, that which hurts most for its size first: each is made int8 alone."""
@@ -175,14 +178,14 @@ def measure_sizes(model: onnx.ModelProto, matrices: Sequence[str]) -> dict[str, 
     return {name: sizes[name] for name in matrices}
 
 
-def choose_int8(search: Search, gate: QualitySettings) -> tuple[list[str], list[str]]:
+def choose_int8(search: Search, limits: QualitySettings) -> tuple[list[str], list[str]]:
     """Return (matrices in int8, matrices put back to float, the first of them first to go) that hold on calibration.
 
     With all put back the first list is empty.
     """
     matrices = list_matrices(search.encoder)
-    whole = search.judge.torch
-    flaw = find_shortfall(search.measure(matrices), whole, gate)
+    whole = search.reference.float_quality
+    flaw = find_shortfall(search.measure(matrices), whole, limits)
     if not flaw:
         return matrices, []
     log.info("int8 everywhere falls short: %s; measuring each of %d matrices alone", flaw, len(matrices))
@@ -190,13 +193,13 @@ def choose_int8(search: Search, gate: QualitySettings) -> tuple[list[str], list[
     low, high = 0, len(order)  # `low` put back do not suffice, `high` do
     while high - low > 1:
         middle = (low + high) // 2
-        if find_shortfall(search.measure(order[middle:]), whole, gate):
+        if find_shortfall(search.measure(order[middle:]), whole, limits):
             low = middle
         else:
             high = middle
     return order[high:], order[:high]
 
 
-def pick_levels(gate: QualitySettings, exact: bool) -> int:
+def pick_levels(limits: QualitySettings, exact: bool) -> int:
     """Return the largest whole number that int8 weights use, `exact` being whether this processor adds up exactly."""
-    return LEVELS if (exact if gate.exact is None else gate.exact) else REDUCED
+    return LEVELS if (exact if limits.exact is None else limits.exact) else REDUCED

@@ -1,6 +1,6 @@
 """One budget over five axes: exact costs, predicted losses, and the sizes that lose least of all that fit.
 
-The axes are layers, heads, neurons, hidden width and word embeddings (pieces and their rank). What an encoder of given
+The axes are layers, heads, neurons, hidden width and word embeddings (tokens and their rank). What an encoder of given
 sizes costs in parameters and bytes is counted exactly; milliseconds come from a cost table measured on the machine at
 hand (`fit_times`). What an axis loses is measured at a few sizes, every other axis whole, and interpolated in between;
 the losses of several axes are added. The solver looks at every combination of a grid: no heuristic stands between the

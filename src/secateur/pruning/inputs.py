@@ -50,7 +50,7 @@ class PlanningInputs:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """How often those texts have each word piece of the teacher, float64 [pieces]."""
+        """How often those texts have each token of the teacher, float64 [tokens]."""
         return weigh_pieces(fast_tokenizer(self.teacher), self.texts)
 
     @cached_property
@@ -59,7 +59,7 @@ class PlanningInputs:
         return calibration_sentences(self.pairs, self.recipe.repair.sentences)
 
     def weigh(self, encoder: TorchEncoder) -> np.ndarray:
-        """Return how often those texts have each word piece of an encoder, float64 [pieces]."""
+        """Return how often those texts have each token of an encoder, float64 [tokens]."""
         if encoder.tokenizer is self.teacher.tokenizer:
             return self.weights
         return weigh_pieces(fast_tokenizer(encoder), self.texts)

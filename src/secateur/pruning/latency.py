@@ -53,7 +53,7 @@ def plan_within_latency(inputs: PlanningInputs, solver: Solver, limits: Limits) 
         fits = spent <= allowed
         if fits and abs(spent - predicted) <= AGREEMENT * spent:
             return plan
-        log.info("%.3f ms predicted, %.3f measured, %.3f allowed", predicted, spent, allowed)
+        log.info("a plan was predicted to take %.3f ms, took %.3f, may take %.3f", predicted, spent, allowed)
         if fits:
             kept.append(replace(plan, ms=spent))
         off *= spent / predicted if fits else max(spent / predicted, 1.02)

@@ -108,7 +108,7 @@ def embed_pieces(
 
 
 def equal_lengths(encoder: TorchEncoder, sentences: list[str], batch_size: int) -> list[Tensor]:
-    """Return word pieces [B, T] in batches of exactly equal length, so that no layer needs a mask."""
+    """Return tokens [B, T] in batches of exactly equal length, so that no layer needs a mask."""
     by_length: dict[int, list[list[int]]] = {}
     for row in tokenize(encoder, sentences):
         by_length.setdefault(len(row), []).append(row)

@@ -1,6 +1,5 @@
 """Saliency and sizes -> Kept: the layers, their heads and neurons, and the channels that survive."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ from secateur.config.errors import InputError
 from secateur.config.pruning import BudgetSettings
 from secateur.pruning.scores import Saliency
 from secateur.pruning.sizes import Sizes
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ def choose_kept(
     """Keep the most salient heads and neurons of the kept layers, over all of them or within each, and channels.
 
     `sizes` says how many; where `like` is given, each layer keeps as many as there, if it has them. Raises InputError
-    if an axis would be left empty. A layer that loses all its heads is reported.
+    if an axis would be left empty.
     """
     scale = LAYER_SCALINGS[budget.layer_scaling]
     in_heads, in_neurons = ([scores[layer] for layer in layers] for scores in (saliency.heads, saliency.neurons))
@@ -42,12 +39,20 @@ def choose_kept(
         neurons = round_counts(neurons, in_neurons, multiple=budget.round_neurons_to)
     else:
         heads, neurons = choose_as_many(in_heads, like.heads), choose_as_many(in_neurons, like.neurons)
-    for axis, counts in (("heads", heads), ("neurons", neurons)):
-        for number, kept in zip(layers, counts, strict=True):
-            if not kept:
-                log.warning("layer %d loses all its %s", number, axis)
     hidden = None if sizes.hidden == len(saliency.hidden) else tuple(best_indices(saliency.hidden, sizes.hidden))
     return Kept(heads, neurons, None if len(layers) == len(saliency.heads) else tuple(layers), hidden)
+
+
+def say_kept(kept: Kept, *, whole: int) -> list[str]:
+    """Return a cut of a teacher with `whole` layers in words: each layer's counts, then the layers left with none."""
+    layers = range(whole) if kept.layers is None else kept.layers
+    lines = []
+    for axis, counts in (("heads", kept.heads), ("neurons", kept.neurons)):
+        lines.append(f"{axis} kept in each layer: {' '.join(str(len(layer)) for layer in counts)}")
+        empty = [str(number) for number, layer in zip(layers, counts, strict=True) if not layer]
+        if empty:
+            lines.append(f"layers that keep none of their {axis}: {', '.join(empty)}")
+    return lines
 
 
 def choose_axis(layers: Sequence[Tensor], count: int, ranking: str, *, axis: str) -> tuple[tuple[int, ...], ...]:

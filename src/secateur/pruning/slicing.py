@@ -93,15 +93,3 @@ def take(values: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
 def head_channels(heads: Sequence[int], size: int) -> Tensor:
     """Return the channels of these heads: head h owns h * size to (h + 1) * size - 1."""
     return (torch.tensor(heads, dtype=torch.long)[:, None] * size + torch.arange(size)).flatten()
-
-
-def take_rows(matrix: Tensor, rows: Tensor, *, starts: Sequence[int] = (0,)) -> Tensor:
-    """Return the given rows of each block of a matrix or bias; `starts` says where the blocks begin.
-
-    A fused query-key-value matrix [3 * hidden, hidden] has its blocks at (0, hidden, 2 * hidden).
-    """
-    return torch.cat([matrix.index_select(0, start + rows.to(matrix.device)) for start in starts])
-
-
-def take_columns(matrix: Tensor, columns: Tensor) -> Tensor:
-    return matrix.index_select(1, columns.to(matrix.device))

@@ -23,14 +23,14 @@ class Pieces:
     scores: Mapping[int, float] | None  # log probabilities of Unigram; none: WordPiece
 
     def spell(self, piece: int, kept: set[int]) -> tuple[int, ...]:
-        """Return the kept pieces, other than itself, that the tokenizer would write a piece with; none if it cannot."""
+        """Return the kept tokens, other than itself, that the tokenizer would write a token with; none if it cannot."""
         text = self.texts[piece]
         if self.scores is not None:
             return spell_best(text, self.numbers, self.scores, kept, but=piece)
         return spell_greedily(text, self.numbers, kept, but=piece)
 
     def letters(self, piece: int) -> list[str]:
-        """Return the single-letter pieces that spell a piece whatever else is kept, in the texts of the vocabulary."""
+        """Return the single-letter tokens that spell a token whatever else is kept, in the texts of the vocabulary."""
         text = self.texts[piece]
         if self.scores is not None:
             return list(text)
@@ -58,7 +58,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Pieces:
 def spell_greedily(
     text: str, numbers: Mapping[str, int], allowed: Container[int], *, but: int | None = None
 ) -> tuple[int, ...]:
-    """Return the longest allowed pieces from left to right, as WordPiece does (Wu et al. 2016), one of them barred."""
+    """Return the longest allowed tokens from left to right, as WordPiece does (Wu et al. 2016), one of them barred."""
     bare, inner = split_mark(text)
     found: list[int] = []
     start = 0
@@ -82,7 +82,7 @@ def spell_best(
     *,
     but: int | None = None,
 ) -> tuple[int, ...]:
-    """Return the allowed pieces whose scores have the largest sum, as Unigram does (Kudo 2018), one of them barred."""
+    """Return the allowed tokens whose scores have the largest sum, as Unigram does (Kudo 2018), one of them barred."""
     best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] + [None] * len(text)
     for end in range(1, len(text) + 1):
         for start in range(end):
@@ -98,7 +98,7 @@ def spell_best(
 
 
 def find_ours(pieces: Pieces, texts: Mapping[str, Sequence[str]]) -> set[int]:
-    """Return the pieces whose letters are all of scripts that the texts are written in."""
+    """Return the tokens whose letters are all of scripts that the texts are written in."""
     scripts = {None, *map(find_script, {letter for some in texts.values() for text in some for letter in text})}
     return {
         number
@@ -108,7 +108,7 @@ def find_ours(pieces: Pieces, texts: Mapping[str, Sequence[str]]) -> set[int]:
 
 
 def find_needed(tokenizer: PreTrainedTokenizerFast, pieces: Pieces, ours: set[int]) -> set[int]:
-    """Return the pieces that must stay: special tokens, the single letters and signs among `ours`, and those of them
+    """Return the tokens that must stay: special tokens, the single letters and signs among `ours`, and those of them
     that single letters cannot spell."""
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     if pieces.scores is not None and SPACE in pieces.numbers:
@@ -119,7 +119,7 @@ def find_needed(tokenizer: PreTrainedTokenizerFast, pieces: Pieces, ours: set[in
 
 
 def strip_mark(text: str, pieces: Pieces) -> str:
-    """Return a piece's letters without the mark that says where in a word it stands."""
+    """Return a token's letters without the mark that says where in a word it stands."""
     if pieces.scores is not None:
         return text.replace(SPACE, "") or text
     return split_mark(text)[0]

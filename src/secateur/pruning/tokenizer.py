@@ -27,7 +27,7 @@ def fast_tokenizer(encoder: TorchEncoder) -> PreTrainedTokenizerFast:
 def tokenize(
     tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str], step: int = 4_096
 ) -> Iterable[list[list[int]]]:
-    """Yield the pieces of sentences, whole and without special tokens, some thousand sentences at a time."""
+    """Yield the tokens of sentences, whole and without special tokens, some thousand sentences at a time."""
     backend = deepcopy(tokenizer.backend_tokenizer)
     backend.no_truncation()
     backend.no_padding()
@@ -37,7 +37,7 @@ def tokenize(
 
 
 def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> TorchEncoder:
-    """Return a new encoder that reads with these pieces of its vocabulary, with these vectors [kept, D]."""
+    """Return a new encoder that reads with these tokens of its vocabulary, with these vectors [kept, D]."""
     transformer = encoder.transformer
     tokenizer = cut_tokenizer(fast_tokenizer(encoder), kept)
     shape = resize_config(
@@ -52,7 +52,7 @@ def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> 
         if isinstance(number, int) and number in kept:
             setattr(shape, f"{role}_token_id", list(kept).index(number))
     if shape.pad_token_id != transformer.config.pad_token_id:
-        raise InputError("vocabulary: the padding token is not among the first pieces; its number cannot change")
+        raise InputError("vocabulary: the padding token is not among the first tokens; its number cannot change")
     weights = dict(transformer.state_dict())
     name = f"{WORDS}.weight"
     weights[name] = rows.to(weights[name])
@@ -61,7 +61,7 @@ def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> 
 
 
 def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of the same class with these pieces alone, numbered anew in their old order."""
+    """Return a tokenizer of the same class with these tokens alone, numbered anew in their old order."""
     place = {number: row for row, number in enumerate(kept)}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["model"] = cut_model(content["model"], tokenizer.get_vocab(), place)
@@ -89,7 +89,7 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> Pr
 
 
 def cut_model(model: dict[str, Any], numbers: Mapping[str, int], place: Mapping[int, int]) -> dict[str, Any]:
-    """Return the JSON of a WordPiece or Unigram model with the kept pieces alone."""
+    """Return the JSON of a WordPiece or Unigram model with the kept tokens alone."""
     if model["type"] == "WordPiece":
         vocabulary = {text: place[number] for text, number in model["vocab"].items() if number in place}
         return model | {"vocab": vocabulary}

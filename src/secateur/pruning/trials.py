@@ -26,6 +26,8 @@ TRIED = {  # kept fractions at which an axis is measured
     "rank": (0.5, 0.25, 0.125),
 }
 
+NAMES = {"hidden": "hidden width", "pieces": "vocabulary", "rank": "rank of the word embeddings"}
+
 
 def measure_losses(inputs: PlanningInputs, shape: EncoderShape, least: int, progress: str) -> Losses:
     """Return 1 - cosine of each axis at the sizes of TRIED, one axis cut at a time, repaired."""
@@ -37,7 +39,7 @@ def measure_losses(inputs: PlanningInputs, shape: EncoderShape, least: int, prog
         loss = try_cut(inputs, sizes, expected, sentences)
         fraction = kept_fractions(sizes, shape)[axis]
         measured.setdefault(axis, {})[fraction] = loss
-        log.info("%s kept %.2f: loss %.4f", axis, fraction, loss)
+        log.info("trial cut: %.0f%% of the %s kept, loss %.4f", 100 * fraction, NAMES.get(axis, axis), loss)
     return Losses(measured)
 
 

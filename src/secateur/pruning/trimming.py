@@ -1,17 +1,17 @@
-"""Vocabulary trimming: keep the word pieces that texts of the user's languages need, let others be spelt with them.
+"""Vocabulary trimming: keep the tokens that texts of the user's languages need, let others be spelt with them.
 
-Which pieces stay: every piece has a weight, its share of a language's text, averaged over the languages; cutting it
-costs its weight times the squared distance from its vector to the mean of the vectors that then spell it. The pieces
+Which tokens stay: every token has a weight, its share of a language's text, averaged over the languages; cutting it
+costs its weight times the squared distance from its vector to the mean of the vectors that then spell it. The tokens
 that cost most stay. Special tokens stay, and so do the single letters of every script that the texts are written in and
 whatever cannot be spelt with them: no text of these languages gets an unknown token that it did not have.
 
-What a cut piece leaves: its vector is folded into those that now spell it. With K and C the kept and the cut pieces, w
-their weights, e their vectors and A the matrix whose row c holds 1/k at each of the k pieces that spell c, the new
-vectors x of the kept pieces are the weighted least squares
+What a cut token leaves: its vector is folded into those that now spell it. With K and C the kept and the cut tokens, w
+their weights, e their vectors and A the matrix whose row c holds 1/k at each of the k tokens that spell c, the new
+vectors x of the kept tokens are the weighted least squares
 
     min over x of  sum over k in K of w_k |x_k - e_k|^2  +  sum over c in C of w_c |(A x)_c - e_c|^2.
 
-Without folding, sentences whose pieces were all kept have bit for bit the same vector as before.
+Without folding, sentences whose tokens were all kept have bit for bit the same vector as before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Coverage:
     pieces_after: float
     unknown_before: int
     unknown_after: int
-    survived: float  # share of the sentences whose pieces were all kept
+    survived: float  # share of the sentences whose tokens were all kept
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def trim_vocabulary(
     fold: bool = True,
     weights: np.ndarray | None = None,
 ) -> Trimmed:
-    """Return an encoder that reads with `size` pieces of its vocabulary, chosen for `texts`: sentences by language.
+    """Return an encoder that reads with `size` tokens of its vocabulary, chosen for `texts`: sentences by language.
 
     `weights` are what `weigh_pieces` returns for them, where they are known.
 
@@ -98,7 +98,7 @@ def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
 
 
 def weigh_pieces(tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return each piece's share of a language's pieces, averaged over the languages, float64 [pieces]."""
+    """Return each token's share of a language's tokens, averaged over the languages, float64 [tokens]."""
     weights = np.zeros(len(tokenizer))
     for sentences in texts.values():
         counts = count_pieces(tokenizer, sentences)
@@ -121,12 +121,12 @@ def choose_pieces(
     texts: Mapping[str, Sequence[str]],
     size: int,
 ) -> tuple[int, ...]:
-    """Return the numbers of the `size` pieces that are kept, ascending."""
+    """Return the numbers of the `size` tokens that are kept, ascending."""
     ours = find_ours(pieces, texts)
     needed = find_needed(tokenizer, pieces, ours)
     if len(needed) > size:
         raise InputError(
-            f"vocabulary: {size} pieces asked for, but special tokens and the letters of "
+            f"vocabulary: {size} tokens asked for, but special tokens and the letters of "
             f"{', '.join(texts)} alone are {len(needed)}"
         )
     by_weight = set(keep_best(weights, needed, size))
@@ -146,7 +146,7 @@ def keep_best(costs: np.ndarray, needed: set[int], size: int) -> tuple[int, ...]
 
 
 def word_vectors(encoder: TorchEncoder) -> Tensor:
-    """Return the vector of every piece, float64 [pieces, D]; of low-rank embeddings the narrow ones."""
+    """Return the vector of every token, float64 [tokens, D]; of low-rank embeddings the narrow ones."""
     words = cast(nn.Embedding, encoder.transformer.get_input_embeddings())
     return words.weight.detach().double().cpu()
 
@@ -154,7 +154,7 @@ def word_vectors(encoder: TorchEncoder) -> Tensor:
 def fold_vectors(
     vectors: Tensor, weights: np.ndarray, kept: Sequence[int], parts: Mapping[int, tuple[int, ...]]
 ) -> Tensor:
-    """Return the kept pieces' vectors [kept, D] after the least squares of the module's docstring."""
+    """Return the kept tokens' vectors [kept, D] after the least squares of the module's docstring."""
     place = {number: row for row, number in enumerate(kept)}
     spelt = {piece: spelling for piece, spelling in parts.items() if spelling}
     if not spelt:
@@ -162,7 +162,7 @@ def fold_vectors(
     entries = [(row, place[number], 1 / len(s)) for row, s in enumerate(spelt.values()) for number in s]
     rows, columns, values = (np.array(each) for each in zip(*entries, strict=True))
     shape = (len(spelt), len(kept))
-    A = csr_array((values, (rows, columns)), shape=shape)  # a piece that comes twice adds up
+    A = csr_array((values, (rows, columns)), shape=shape)  # a token that comes twice adds up
     own = floor_weights(weights[list(kept)])
     lost = weights[list(spelt)]
     system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept], sparse, symmetric, positive definite

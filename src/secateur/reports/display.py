@@ -7,9 +7,18 @@ from typing import Any
 
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores, mean_s
 from secateur.pruning.predictions import Plan
-from secateur.pruning.selection import Kept
+from secateur.pruning.selection import Kept, say_kept
 from secateur.pruning.sizes import EncoderShape
-from secateur.reports.text import ARTEFACT_COLUMNS, STAGE_COLUMNS, column_cells, format_table, plan_cells, say_plan
+from secateur.reports.text import (
+    ARTEFACT_COLUMNS,
+    STAGE_COLUMNS,
+    STAGE_NOTE,
+    column_cells,
+    format_table,
+    note_artefacts,
+    plan_cells,
+    say_plan,
+)
 
 
 class Shown:
@@ -50,9 +59,7 @@ class PlanTable(Shown):
     def note(self) -> str:
         lines = [say_plan(self.plan, self.shape)]
         if self.kept is not None:
-            for axis in ("heads", "neurons"):
-                counts = " ".join(str(len(layer)) for layer in getattr(self.kept, axis))
-                lines.append(f"{axis} kept in each layer: {counts}")
+            lines += say_kept(self.kept, whole=self.shape.whole.layers)
         return "\n".join(lines)
 
 
@@ -65,6 +72,9 @@ class StageTable(Shown):
     def cells(self) -> list[list[str]]:
         return column_cells(self.rows, STAGE_COLUMNS)
 
+    def note(self) -> str:
+        return STAGE_NOTE
+
 
 @dataclass(frozen=True, repr=False)
 class ArtefactTable(Shown):
@@ -74,6 +84,9 @@ class ArtefactTable(Shown):
 
     def cells(self) -> list[list[str]]:
         return column_cells(self.rows, ARTEFACT_COLUMNS)
+
+    def note(self) -> str:
+        return note_artefacts(self.rows)
 
 
 @dataclass(frozen=True, repr=False)

@@ -32,6 +32,7 @@ from secateur.reports.tables import (
     tabulate_runs,
     tabulate_worst,
 )
+from secateur.reports.verdict import say_verdict
 
 # The colours of the drawings, and the page's names for them; a dark page gives the names other values.
 COLOURS = {
@@ -82,6 +83,7 @@ def build_page(records: Sequence[Record], drawings: Sequence[Drawing]) -> str:
         "report.html",
         title=" · ".join(record.name for record in records),
         records=[(record, say_state(record), say_time(record.changed)) for record in records],
+        verdicts=[(record.name, say_verdict(record)) for record in records],
         tiles=make_tiles(records[0]) if len(records) == 1 else [],
         sections=[build(records, drawings) for build in SECTIONS],
         version=__version__,

@@ -30,9 +30,15 @@ AXES = {
     "heads": "attention heads, all layers",
     "neurons": "FFN neurons, all layers",
     "hidden": "hidden width",
-    "pieces": "word pieces",
-    "rank": "rank of the word pieces' vectors",
+    "pieces": "tokens of the vocabulary",
+    "rank": "rank of the word embeddings",
 }
+
+
+RETRIEVAL = (
+    "English to Russian, Russian to English: retrieval accuracy@1, the share of sentences whose nearest neighbour "
+    "among all translations is their own."
+)
 
 
 def tabulate_costs(record: Record) -> Table:
@@ -57,8 +63,7 @@ def tabulate_held_out(record: Record) -> Table:
     header = ["encoder", "cosine to the teacher", "English to Russian", "against the teacher", "Russian to English",
               "against the teacher"]  # fmt: skip
     note = (
-        "English to Russian, Russian to English: the share of sentences whose nearest neighbour among all translations "
-        "is their own. ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where the "
+        f"{RETRIEVAL} ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where the "
         "interval leaves zero out."
     )
     return Table("Held-out pairs", header, rows, note=note)
@@ -268,7 +273,7 @@ def tabulate_runs(records: Sequence[Record]) -> Table:
         ])  # fmt: skip
     header = ["run", "state", "parameters", "megabytes", "ms a sentence", "cosine to the teacher", "English to Russian",
               "Russian to English", "mean of the sentence tasks"]  # fmt: skip
-    return Table("The students", header, rows, words=(0, 1))
+    return Table("The students", header, rows, words=(0, 1), note=RETRIEVAL)
 
 
 def say_state(record: Record) -> str:

@@ -11,6 +11,15 @@ from secateur.pruning.predictions import Plan
 from secateur.pruning.sizes import EncoderShape, count_parameters
 from secateur.pruning.trimming import Coverage
 
+RETRIEVAL_NOTE = (
+    "en→ru, ru→en: retrieval accuracy@1, the share of sentences whose nearest neighbour among all translations is "
+    "their own"
+)
+STAGE_NOTE = (
+    "MB: of the weights; ms/sentence: one at a time; cosine: to the teacher's vectors, held-out pairs; "
+    f"{RETRIEVAL_NOTE}"
+)
+
 STAGE_COLUMNS = {
     "stage": ("stage", "{}"),
     "parameters": ("parameters", "{:,}"),
@@ -23,15 +32,15 @@ STAGE_COLUMNS = {
 
 
 def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the stage table: parameters, MB (as saved), ms (batch 1), held-out cosine to the teacher, retrieval."""
-    return format_columns(rows, STAGE_COLUMNS)
+    """Return the stage table and a line that says what its columns are."""
+    return f"{format_columns(rows, STAGE_COLUMNS)}\n{STAGE_NOTE}"
 
 
 ARTEFACT_COLUMNS = {
     "artefact": ("artefact", "{}"),
     "mb": ("MB", "{:.1f}"),
     "difference": ("largest difference", "{:.1e}"),
-    "cosine": ("cosine", "{:.5f}"),
+    "cosine": ("mean cosine", "{:.5f}"),
     "low": ("1st percentile", "{:.5f}"),
     "en_ru": ("en→ru", "{:.4f}"),
     "ru_en": ("ru→en", "{:.4f}"),
@@ -41,7 +50,14 @@ ARTEFACT_COLUMNS = {
 
 def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
-    return format_columns(rows, ARTEFACT_COLUMNS)
+    return f"{format_columns(rows, ARTEFACT_COLUMNS)}\n{note_artefacts(rows)}"
+
+
+def note_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the line under an export's table, on the columns that have numbers in them."""
+    note = "largest difference, cosines (mean and 1st percentile): to the torch model's vectors of the same sentences"
+    note += f"; {RETRIEVAL_NOTE}" if any("en_ru" in row for row in rows) else ""
+    return note + ("; Mean S: encodechka's sentence tasks" if any("mean_s" in row for row in rows) else "")
 
 
 def format_costs(rows: Sequence[Mapping[str, Any]], timing: Timing) -> str:

@@ -11,7 +11,7 @@ from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings
-from secateur.config.options import build_prune_recipe
+from secateur.config.options import build_prune_recipe, naming_options, spell_argument
 from secateur.config.places import default_cache
 from secateur.config.quality import QualitySettings
 from secateur.config.reading import build_settings
@@ -40,12 +40,12 @@ def load(model: "Model", *, pooling: Pooling = "auto", device: str = "auto") -> 
     """Return a model as a Student: a folder, a hub name or a SentenceTransformer, which is copied.
 
         student = secateur.load("models/mine")
-        student.encode(["Hello, world", "Привет, мир"])          # float32 [2, dimension]
+        student.encode(["Hello, world", "Привет, мир"])  # float32 [2, dimension]
 
     `pooling`: how token vectors become a sentence vector, where a bare transformer's folder does not say. `device`:
     auto, cpu, cuda or mps. Raises InputError: not a model, or one that secateur cannot prune.
     """
-    return Student(open_model(model, pooling=pooling, device=device))
+    return Student(open_model(model, pooling=pooling, device=device), name=Path(name_model(model)).name)
 
 
 def prune(
@@ -79,8 +79,8 @@ def prune(
     """Cut a model and repair it, without training; return the student.
 
         student = secateur.prune("models/teacher-mini-en-ru", "pairs.tsv", max_params="4.6M")
-        student.plan                                             # what was kept, and why
-        student.table                                            # what it came to on held-out pairs
+        student.plan  # what was kept, and why
+        student.table  # what it came to on held-out pairs
 
     Under a limit (`max_params`, `keep_params`, `max_mb`, `max_ms`) the sizes that lose least are chosen; an axis that
     is named (`keep_heads`, `keep_neurons`, `keep_hidden`: shares that are KEPT; `layers`, `vocabulary`, `rank`:
@@ -89,8 +89,15 @@ def prune(
     `model`: a folder, a hub name, a SentenceTransformer or a Student. `pairs`: sentences and their translations, a
     .tsv file (English, tab, Russian), two text files whose lines belong together, a .yaml list of catalogs, a list of
     tuples, a `datasets.Dataset` or a pandas frame (its columns en and ru, else the first two). The share `held_out`
-    of them is never measured on, only judged by. `cache`: the folder for downloads. The other arguments are the
-    options of `secateur prune`.
+    of them decides nothing: the teacher and the student are compared on it in the end.
+
+    How it is done: `saliency_pairs` translation pairs are used to score heads and neurons by `criterion`; `ranking`
+    compares them over all layers together or keeps the same share of each; `layer_choice` drops the layers whose
+    removal changes the vectors least, or keeps evenly spaced ones; `round_neurons_to` makes each layer's number of
+    neurons a multiple; `rounds` cuts in several steps with a repair after each; `repair_sentences` sentences are used
+    to refit what is left, 0 leaves it as cut. `runtime` is what will run the student, for `max_ms`. `pooling` is how
+    token vectors become a sentence vector, where a bare transformer's folder does not say. `cache`: the folder for
+    downloads.
 
     Raises InputError: nothing says what to keep; a value out of range; a limit that nothing reaches; a model or pairs
     that cannot be used.
@@ -99,7 +106,8 @@ def prune(
     sources, given = read_pairs(pairs)
     recipe = build_prune_recipe(name_model(model), options, sources, name="student")
     teacher = open_model(model, pooling=pooling, device=device)
-    return plan_pruning(recipe, cache=find_cache(cache), teacher=teacher, given=given).cut()
+    with naming_options(spell_argument):
+        return plan_pruning(recipe, cache=find_cache(cache), teacher=teacher, given=given).cut()
 
 
 def distill(
@@ -123,9 +131,10 @@ def distill(
 
         student = secateur.distill(student, "models/teacher-mini-en-ru", "pairs.tsv", minutes=10)
 
-    Name `steps`, or `minutes`: a few steps are timed, and as many are made as fit, validations included; computing
-    the teacher's vectors, once, comes before. With `folder` checkpoints are kept there, and the same call goes on
-    with a training that was stopped. The loss is w_similarity * |s_en - s_ru|^2 + w_output * |s - t|^2, of unit
+    Name either `steps` or `minutes`. For `minutes` a few steps are timed first, and training then takes as many steps
+    as fit into that time together with its validations; computing the teacher's vectors, which is done once, comes
+    before and is not counted. With `folder` checkpoints are kept there, and the same call after an interruption goes
+    on from the last one. The loss is w_similarity * |s_en - s_ru|^2 + w_output * |s - t|^2, of unit
     vectors s of the student and t of the teacher, means over pairs and over sentences.
 
     `student`, `teacher`: a folder, a hub name, a SentenceTransformer or a Student; `pairs` as in `prune`; `batch_size`
@@ -152,15 +161,16 @@ def distill(
         },
         origin="",
     )  # fmt: skip
-    result, _, judged = distill_student(
+    result, settings, judged = distill_student(
         own, target, corpus, settings, minutes=minutes, folder=None if folder is None else Path(folder),
         cache=find_cache(cache), seed=seed,
     )  # fmt: skip
-    rows = score_stages({"teacher": target, "student": own, "distilled": result.encoder}, judged)
+    rows = score_stages({"teacher": target, "before": own, "distilled": result.encoder}, judged)
     table = StageTable(rows)
     if isinstance(student, Student):
-        return replace(student, encoder=result.encoder, table=table)
-    return Student(result.encoder, table=table)
+        recipe = student.recipe and replace(student.recipe, distillation=settings)
+        return replace(student, encoder=result.encoder, table=table, recipe=recipe)
+    return Student(result.encoder, table=table, name=Path(name_model(student)).name)
 
 
 def evaluate(
@@ -174,7 +184,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on the probe that comes with secateur or on encodechka; return its scores, a table in a notebook.
 
-        secateur.evaluate(student, "probe").mean
+        evaluation = secateur.evaluate(student, "probe")
+        evaluation.mean  # of the eight sentence tasks: Mean S, where the benchmark is encodechka
+        evaluation.own  # each task's score: {"STS": ..., "PI": ..., ...}
 
     `tasks`: some of STS, PI, NLI, SA, TI, IA, IC, ICX (all). `data`: a folder with encodechka's files; without it
     they are downloaded once. The probe's numbers are not encodechka's: they compare with each other alone.
@@ -207,7 +219,7 @@ def export(
     """Write a model's ONNX files, float and int8, measure them, and return what they are worth.
 
         secateur.export("models/mine")
-        secateur.Encoder("models/mine", backend="onnx-int8").encode(["..."])      # needs no torch
+        secateur.Encoder("models/mine", backend="onnx-int8").encode(["..."])  # needs no torch
 
     `model`: a folder; with `out`, where a copy goes, also a hub name or a Student. `pairs`: a .tsv of pairs to judge
     by (texts that come with secateur). `data`: encodechka's files, to score every file on. `quality`: what the int8

@@ -1,4 +1,4 @@
-"""Score saved models on encodechka, the probe and translation retrieval; embed lines of text."""
+"""Saved models scored: on encodechka, on the probe, and by the translations that they find in a file of pairs."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from secateur.evaluation.leaderboard import Scores, dump_scores
 from secateur.evaluation.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
 from secateur.evaluation.scores import Benchmark
 from secateur.evaluation.validation import retrieval
-from secateur.reports.text import format_benchmark, format_columns, format_ranking
+from secateur.reports.text import RETRIEVAL_NOTE, format_benchmark, format_columns, format_ranking
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def rank_models(
 
 
 def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precision: str, device: str) -> str:
-    """Return how often each model finds a sentence's translation among all of a file's, both ways.
+    """Return each model's retrieval accuracy@1: how often a sentence's nearest neighbour is its translation.
 
     `use` adds Universal Sentence Encoder. Raises InputError: no encoder to ask, one that cannot be loaded, or a file
     without two pairs.
@@ -131,7 +131,7 @@ def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precisi
             row |= {f"{test} en→ru": retrieval(ours, theirs), f"{test} ru→en": retrieval(theirs, ours)}
         rows.append(row)
     columns = {key: (key, "{:.4f}") for key in rows[0] if key != "model"}
-    return format_columns(rows, {"model": ("model", "{}"), **columns})
+    return f"{format_columns(rows, {'model': ('model', '{}'), **columns})}\n{RETRIEVAL_NOTE}"
 
 
 def read_test(file: Path) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """A student as an object: sentences in, unit vectors out; saved, pushed, distilled further."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,7 @@ from secateur.config.recipe import PruningRecipe
 from secateur.config.teacher import TeacherSettings
 from secateur.config.values import Pooling
 from secateur.data.files import check_out
-from secateur.encoders.cost import count_parameters
+from secateur.encoders.cost import count_bytes, count_parameters
 from secateur.encoders.device import pick_device
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.loading import load_encoder, wrap_model
@@ -36,6 +36,7 @@ class Student:
     plan: PlanTable | None = None
     table: StageTable | None = None
     recipe: PruningRecipe | None = None
+    name: str = "student"  # what tables call it
 
     @property
     def model(self) -> SentenceTransformer:
@@ -46,6 +47,11 @@ class Student:
     def parameters(self) -> int:
         """How many parameters a sentence vector needs."""
         return count_parameters(self.encoder)
+
+    @property
+    def mb(self) -> float:
+        """How many megabytes the weights take as they are saved."""
+        return count_bytes(self.encoder) / 1e6
 
     def encode(self, sentences: str | Sequence[str], *, batch_size: int = 64, progress: str = "") -> np.ndarray:
         """Return float32 unit vectors [sentences, dimension] in the order given, [dimension] for a single sentence.
@@ -63,8 +69,10 @@ class Student:
         """
         path = Path(folder)
         check_out(path)
-        rows = self.table.rows if self.table is not None else ()
-        save_encoder(self.encoder, path, card=write_card(self.recipe, rows, {}) if self.recipe and rows else "")
+        card = ""
+        if self.recipe is not None and self.table is not None:
+            card = write_card(replace(self.recipe, name=path.name), self.table.rows, {})
+        save_encoder(self.encoder, path, card=card)
         return path
 
     def push(self, repository: str, *, private: bool = False, dry_run: bool = False) -> str:
@@ -100,5 +108,7 @@ def name_model(model: Any) -> str:
     """Return what a card calls a model."""
     if isinstance(model, str | Path):
         return str(model)
+    if isinstance(model, Student):
+        return model.name
     encoder = TorchEncoder(model) if isinstance(model, SentenceTransformer) else open_model(model)
     return str(encoder.transformer.config.name_or_path or "a model in memory")

@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -24,6 +23,7 @@ from zipfile import is_zipfile
 
 from secateur.config.reading import dump_recipe
 from secateur.config.recipe import Recipe
+from secateur.data.download import answer_within
 from secateur.data.files import write_text
 from secateur.reports.record import read_metrics
 
@@ -189,21 +189,13 @@ def find_obstacle() -> str:
 
 
 def answers(url: str, *, verify: bool) -> bool:
-    """Whether a GET succeeds within SERVER_TIMEOUT, which is for all of it: requests bounds no name look-up."""
+    """Whether a GET succeeds within SERVER_TIMEOUT."""
     import requests
 
-    statuses: list[bool] = []
-
-    def get() -> None:
-        try:
-            statuses.append(requests.get(url, timeout=SERVER_TIMEOUT, verify=verify).ok)
-        except requests.RequestException:
-            statuses.append(False)
-
-    thread = threading.Thread(target=get, daemon=True)
-    thread.start()
-    thread.join(SERVER_TIMEOUT)
-    return any(statuses)
+    try:
+        return answer_within(SERVER_TIMEOUT, lambda: requests.get(url, timeout=SERVER_TIMEOUT, verify=verify)).ok
+    except (OSError, ValueError):  # requests' own errors are OSErrors; of an address that is none some are ValueErrors
+        return False
 
 
 def go_offline(folder: Path) -> None:

@@ -37,7 +37,7 @@ from secateur.pruning.inputs import PlanningInputs, judged_sentences, measure_on
 from secateur.pruning.plan import make_plan
 from secateur.pruning.predictions import Plan
 from secateur.pruning.scores import load_saliency, save_saliency
-from secateur.pruning.selection import Kept
+from secateur.pruning.selection import Kept, say_kept
 from secateur.pruning.sizes import describe
 from secateur.reports.cards import write_card
 from secateur.reports.figures.all import draw_figures
@@ -130,10 +130,8 @@ def cut(inputs: PlanningInputs, plan: Plan, places: Places, *, resume: bool) -> 
             )
         else:
             cut_result = cut_and_repair(inputs, plan.sizes, progress="repair")
-    for axis in ("heads", "neurons"):
-        log.info(
-            "%s kept in each layer: %s", axis, " ".join(str(len(layer)) for layer in getattr(cut_result.kept, axis))
-        )
+    for line in say_kept(cut_result.kept, whole=len(inputs.saliency.heads)):
+        log.info(line)
     write_json(path, asdict(cut_result.kept), indent=None)
     save_encoder(cut_result.repaired, folder)
     (places.run / "repaired").touch()

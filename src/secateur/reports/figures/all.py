@@ -5,16 +5,14 @@ The page and ClearML show the same ones. What a pointer should be told about a s
 
 from collections.abc import Iterator, Sequence
 
-import matplotlib
+from matplotlib.figure import Figure
 
 from secateur.reports.figures.costs import QUALITIES, cosine_points, draw_cost, mean_points
 from secateur.reports.figures.curves import draw_curves, draw_retrieval, find_curves
-from secateur.reports.figures.drawing import COSTS, TRAINING, Drawing
+from secateur.reports.figures.drawing import COSTS, TRAINING, Drawing, note_start
 from secateur.reports.figures.drift import draw_languages, draw_lengths
 from secateur.reports.figures.saliency import draw_cut, draw_heads, draw_neurons
 from secateur.reports.record import Record
-
-matplotlib.use("Agg")
 
 
 def draw_figures(records: Sequence[Record]) -> list[Drawing]:
@@ -40,9 +38,9 @@ def list_saliency(record: Record) -> Iterator[Drawing]:
 def list_training(records: Sequence[Record]) -> Iterator[Drawing]:
     for name, title in TRAINING.items():
         if any(find_curves(records, name)):
-            yield Drawing("training", title, draw_curves(records, {name: title}))
+            yield note_drawing("training", title, draw_curves(records, {name: title}))
     if any(find_curves(records, "validation/en_ru")):
-        yield Drawing("training", "Validation: translations found", draw_retrieval(records))
+        yield note_drawing("training", "Validation: retrieval accuracy@1", draw_retrieval(records))
 
 
 def list_costs(records: Sequence[Record]) -> Iterator[Drawing]:
@@ -51,10 +49,18 @@ def list_costs(records: Sequence[Record]) -> Iterator[Drawing]:
             points = points_of(records, cost)
             if len(points) > 1:
                 title = f"{'Cosine' if quality == 'cosine' else 'Mean score'} against {label}"
-                yield Drawing("cost", title, draw_cost(points, label, QUALITIES[quality]))
+                yield note_drawing("cost", title, draw_cost(points, label, QUALITIES[quality]))
 
 
 def list_drift(record: Record) -> Iterator[Drawing]:
     if record.drift is not None:
-        yield Drawing("drift", "By language", draw_languages(record.drift), record)
-        yield Drawing("drift", "By length", draw_lengths(record.drift), record, note="Bars: 95% intervals.")
+        languages, lengths = draw_languages(record.drift), draw_lengths(record.drift)
+        yield Drawing("drift", "By language", languages, record, note=note_start(languages, "horizontal"))
+        yield Drawing(
+            "drift", "By length", lengths, record, note=f"Bars: 95% intervals. {note_start(lengths)}".rstrip()
+        )
+
+
+def note_drawing(section: str, title: str, figure: Figure) -> Drawing:
+    """Return a picture of all records, which says where its vertical axis starts."""
+    return Drawing(section, title, figure, note=note_start(figure))

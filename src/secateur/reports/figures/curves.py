@@ -102,6 +102,6 @@ def add_key(figure: Figure, key: Mapping[str, Artist], *, loc: Place = "outside 
 
 
 def draw_retrieval(records: Sequence[Record]) -> Figure:
-    """Draw both directions of translation retrieval over the steps."""
+    """Draw retrieval accuracy@1 over the steps, both directions."""
     names = {f"validation/{key}": words for key, words in DIRECTIONS.items()}
     return draw_curves(records, names, styles=("-", "--"))

@@ -46,6 +46,13 @@ class Drawing:
     note: str = ""
 
 
+def note_start(figure: Figure, axis: Literal["vertical", "horizontal"] = "vertical") -> str:
+    """Return where an axis starts, in words, if that is above zero: differences then look larger than they are."""
+    axes = figure.axes[0]
+    low = min(axes.get_ylim() if axis == "vertical" else axes.get_xlim())
+    return f"The {axis} axis starts at {low:.3g}, not at zero." if low > 0 else ""
+
+
 def make_figure(height: float) -> tuple[Figure, Axes]:
     figure, (axes,) = make_panels(1, WIDTH, height)
     return figure, axes

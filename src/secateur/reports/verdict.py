@@ -1,0 +1,73 @@
+"""The sentence that a page opens with: is the student worth it? From the numbers of its run's record alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.evaluation.leaderboard import Scores, mean_s
+from secateur.reports.record import Record
+
+
+def say_verdict(record: Record) -> str:
+    """Return what the student costs and what it keeps of its teacher, or how far its run has come."""
+    if not record.stages:
+        return say_progress(record)
+    first, last = record.stages[0], record.stages[-1]
+    parts = say_costs(last, first if len(record.stages) > 1 else {})
+    teacher, student = ((record.scores or {}).get(name) for name in ("teacher", last["stage"]))
+    kept = say_kept(teacher, student) if teacher and student and teacher is not student else []
+    return f"The student {join([*parts, *(kept or say_held_out(last, first))])}."
+
+
+def say_costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
+    """Return the student's parameters and time; beside the teacher's where those are known."""
+    if teacher.get("parameters"):
+        parts = [f"has {share(student['parameters'], teacher['parameters'])} of the teacher's parameters"]
+    else:
+        parts = [f"has {student['parameters']:,} parameters"]
+    if teacher.get("ms"):
+        return [*parts, f"takes {share(student['ms'], teacher['ms'])} of its time for a sentence"]
+    return [*parts, f"takes {student['ms']:.2f} ms for a sentence"] if "ms" in student else parts
+
+
+def say_kept(teacher: Scores, student: Scores) -> list[str]:
+    """Return what is kept of the teacher's mean score on a benchmark, and of its weakest task; nothing: not known."""
+    whole, mean = mean_s(teacher.own), mean_s(student.own)
+    if not whole or mean is None or teacher.benchmark != student.benchmark:
+        return []
+    known = {task: score / teacher.own[task] for task, score in student.own.items() if teacher.own.get(task, 0) > 0}
+    weakest = min(known, key=lambda task: known[task])
+    name = "the probe" if student.benchmark == "probe" else student.benchmark
+    kept = f"keeps {mean / whole:.1%} of its mean score on {name} ({mean:.3f} of {whole:.3f})"
+    return [f"{kept}; the weakest task, {weakest}, keeps {known[weakest]:.1%}"]
+
+
+def say_held_out(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
+    """Return how near the student is to the teacher on held-out pairs; no benchmark compares the two."""
+    en_ru, ru_en = (f"{student[way]:.3f} (teacher {teacher[way]:.3f})" for way in ("en_ru", "ru_en"))
+    return [
+        f"has vectors of held-out sentences with a mean cosine of {student['cosine']:.3f} to the teacher's; its "
+        f"retrieval accuracy@1 is {en_ru} from English to Russian and {ru_en} from Russian to English"
+    ]
+
+
+def say_progress(record: Record) -> str:
+    """Return the last held-out scores of a run that has not ended."""
+    scores = [line for line in record.metrics if "validation/cosine" in line]
+    if not scores:
+        return "Nothing has been measured yet of what the student is worth."
+    last = scores[-1]
+    values = {name: last.get(f"validation/{name}") for name in ("cosine", "en_ru", "ru_en")}
+    cosine, en_ru, ru_en = ("not known" if value is None else f"{value:.3f}" for value in values.values())
+    return (
+        f"So far, at step {last['step']:,} of {record.steps:,}, the student's vectors of held-out sentences have a "
+        f"mean cosine of {cosine} to the teacher's; its retrieval accuracy@1 is {en_ru} from English to Russian and "
+        f"{ru_en} from Russian to English."
+    )
+
+
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}"
+
+
+def join(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
