@@ -13,9 +13,9 @@ from records import write_record
 from secateur import cli
 from secateur.pruning.selection import Kept
 from secateur.reports.cells import difference
-from secateur.reports.figures.all import draw_figures
 from secateur.reports.figures.curves import find_curves
 from secateur.reports.figures.drawing import make_figure, note_start
+from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.figures.saliency import draw_heads, keep_by_layer
 from secateur.reports.page import COLOURS, build_page, report_runs
 from secateur.reports.record import Record, read_record

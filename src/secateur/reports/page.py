@@ -13,8 +13,8 @@ from secateur.config.errors import InputError
 from secateur.data.files import write_text
 from secateur.evaluation.leaderboard import mean_s
 from secateur.reports.cells import Block, Folded, Note, Picture, Section, Table
-from secateur.reports.figures.all import draw_figures
 from secateur.reports.figures.drawing import FAINT, GRID, INK, MUTED, SERIES, TIP, Drawing
+from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.record import Record, find_run, read_record
 from secateur.reports.render import render
 from secateur.reports.svg import draw_svg

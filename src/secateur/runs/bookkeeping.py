@@ -23,8 +23,8 @@ from secateur.distillation.distillation import find_checkpoint
 from secateur.evaluation.drift import Drift, save_drift
 from secateur.evaluation.leaderboard import Scores, dump_scores
 from secateur.evaluation.scores import name_scores
-from secateur.reports.figures.all import draw_figures
 from secateur.reports.figures.drawing import Drawing
+from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.page import write_page
 from secateur.reports.record import read_record
 from secateur.reports.text import format_benchmark, format_stages

@@ -40,7 +40,7 @@ from secateur.pruning.scores import load_saliency, save_saliency
 from secateur.pruning.selection import Kept, say_kept
 from secateur.pruning.sizes import describe
 from secateur.reports.cards import write_card
-from secateur.reports.figures.all import draw_figures
+from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.record import read_record
 from secateur.reports.text import format_plan
 from secateur.runs.bookkeeping import Places, find_step, keep_results, log_figures, open_run, rows_to_train, stage
