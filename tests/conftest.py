@@ -90,7 +90,7 @@ def sentences(pairs: Pairs) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """WordPiece over the words of the first pairs and single characters, so that other words fall into pieces."""
+    """WordPiece over the words of the first pairs and single characters, so that other words fall into tokens."""
     words = sorted({word.strip(".,?-").lower() for pair in SENTENCES[:12] for side in pair for word in side.split()})
     letters = sorted({letter for pair in SENTENCES for side in pair for letter in side.lower() if letter.isalnum()})
     vocabulary = [*SPECIAL, ".", ",", "?", "-", *letters, *(f"##{letter}" for letter in letters), *words]

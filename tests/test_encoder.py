@@ -104,7 +104,7 @@ def test_a_word_is_the_mean_of_its_pieces() -> None:
 
 
 def test_word_vectors_average_last_hidden_states(teacher: TorchEncoder) -> None:
-    words = ["the", "gardener", "zzz"]  # the last falls into three pieces
+    words = ["the", "gardener", "zzz"]  # the last falls into three tokens
     (vectors,) = teacher.word_vectors([words])
     pieces = [teacher.tokenizer.cls_token_id]
     spans = []
@@ -164,7 +164,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_folder_nor_hub_model_is_named() -> None:
-    with pytest.raises(InputError, match="nobody/nothing: no such folder, and not found on the model hub"):
+    with pytest.raises(InputError, match="nobody/nothing: no such folder, and the model hub cannot be reached"):
         load_encoder(TeacherSettings(model="nobody/nothing"))
 
 

@@ -48,7 +48,7 @@ def test_vectors_are_those_of_sentence_transformers(
         np.testing.assert_allclose(encoder.encode(iter(texts[::-1])), vectors[::-1], atol=1e-6)
 
 
-def test_a_stream_comes_in_windows_and_cuts_are_said_once(
+def test_a_stream_comes_in_windows_and_that_sentences_were_truncated_is_said_once(
     folder: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(inference, "WINDOW", 10)
@@ -60,7 +60,7 @@ def test_a_stream_comes_in_windows_and_cuts_are_said_once(
     assert len(read) == 10, "no more is read than is encoded"
     whole = np.concatenate([first, *stream])
     np.testing.assert_allclose(whole[:25], encoder.encode(sentences[:25]), atol=1e-6)
-    assert sum("are cut" in line for line in caplog.messages) == 1
+    assert sum("are truncated" in line for line in caplog.messages) == 1
     assert list(inference.cut_windows(["a" * 5_000_000] * 3)) == [["a" * 5_000_000] * 2, ["a" * 5_000_000]]
 
 

@@ -45,7 +45,7 @@ def test_vectors_of_the_rank_asked_for_are_kept_and_reload_in_stock_classes(
 
 def test_frequent_pieces_are_kept_best(teacher: TorchEncoder) -> None:
     weights = np.full(len(teacher.tokenizer), 1e-6)
-    weights[40:46] = 1.0  # six pieces around their mean: five dimensions
+    weights[40:46] = 1.0  # six tokens around their mean: five dimensions
     student = factorise_words(teacher, 5, weights)
     old, new = (each.transformer.embeddings for each in (teacher, student))
     ids = torch.arange(len(weights))

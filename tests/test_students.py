@@ -159,7 +159,7 @@ def test_word_vectors_are_transplanted_and_the_other_embeddings_kept(
     moved = transplant(old.word_embeddings.weight, teacher.tokenizer, student.tokenizer, seed=3)
     assert torch.equal(new.word_embeddings.weight, moved.vectors)
     assert moved.copied > 100
-    assert f"vectors of 320 pieces: {moved.copied} copied, {moved.spelt} spelt, {moved.drawn} drawn" in caplog.text
+    assert f"vectors of 320 tokens: {moved.copied} copied, {moved.spelt} spelt, {moved.drawn} drawn" in caplog.text
     assert torch.equal(new.position_embeddings.weight, old.position_embeddings.weight)
     assert torch.equal(new.token_type_embeddings.weight, old.token_type_embeddings.weight)
     assert same(new.LayerNorm, old.LayerNorm)

