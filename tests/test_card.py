@@ -91,7 +91,7 @@ def test_a_runs_card_says_how_the_student_was_made_and_what_was_measured() -> No
     assert values["mean of the sentence tasks, own vector"] == 0.5  # the student's, not the teacher's
     assert {each.dataset_name for each in found.data.eval_results} == {"held-out English-Russian pairs", "probe"}
     assert "1,000 parameters, cut from\nmodels/great-teacher (2,000)" in found.text
-    assert "heads kept 0.5, neurons kept 0.5, repaired in closed form, distilled for 40 steps" in found.text
+    assert "0.5 of the heads and 0.5 of the neurons kept.\nIt was repaired in closed form, then distilled" in found.text
     assert "import secateur" in found.text
     both = list_values(update_card(card, make_record(retrieval={"en_ru": 0.1}), name="toy"))
     assert both.keys() == values.keys()
@@ -101,8 +101,48 @@ def test_what_was_not_done_is_not_said() -> None:
     recipe = make_recipe(repair={"sentences": 0})
     recipe = replace(recipe, distillation=replace(recipe.distillation, steps=0))
     card = write_card(recipe, ROWS, {})
-    assert "neurons kept 0.5, not trained." in card
-    assert "repaired" not in read_card(card).text.partition("<details>")[0]
+    assert "neurons kept.\nIt was not trained." in card
+    words, _, details = read_card(card).text.partition("<details>")
+    assert "repaired" not in words
+    assert not [key for key in ("corpus", "distillation", "encodechka", "tracking") if f'"{key}"' in details]
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "words"),
+    [
+        (0, 0, "but not trained."),
+        (1, 1, "distilled for 1 step."),
+        (10, None, "distilled for 10 steps."),
+        (
+            10,
+            0,
+            "trained for 10 steps, none of which improved it on held-out pairs: the student before training is kept.",
+        ),
+        (1200, 300, "distilled for 1,200 steps; the student of step 300, the best on held-out pairs, is kept."),
+    ],
+)
+def test_a_card_says_which_step_was_kept(steps: int, step: int | None, words: str) -> None:
+    recipe = make_recipe()
+    recipe = replace(recipe, distillation=replace(recipe.distillation, steps=steps))
+    card = write_card(recipe, ROWS, {}, step=step)
+    assert words in card.partition("```")[0]
+    assert ("in the run's recipe.json" in card) == (step is not None)
+
+
+def test_a_card_says_a_budget_as_one_would() -> None:
+    def say(**budget: Any) -> str:
+        return write_card(make_recipe(budget=budget), ROWS, {}).partition("secateur: ")[2].partition(".\n")[0]
+
+    gradual = say(heads=0.5, rounds=3, gradual_steps=20)
+    assert gradual.endswith("It was cut in 3 rounds, with 20 steps of training after each but the last")
+    assert say(params=9_200_000) == "at most 9,200,000 parameters"
+    assert (
+        say(layers=1, share=0.5, ms=2)
+        == "1 layer kept; at most 0.5 of the teacher's parameters; at most 2.0 ms a sentence"
+    )
+    assert (
+        say(heads=1, vocabulary=5000, rank=64) == "all of the heads and 5,000 tokens kept; word embeddings of rank 64"
+    )
 
 
 def test_a_student_has_its_teachers_licence_where_the_teachers_card_names_one(tmp_path: Path) -> None:

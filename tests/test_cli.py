@@ -173,7 +173,7 @@ def test_pairs_may_be_a_list_of_catalogs(place: Path, capsys: pytest.CaptureFixt
 def test_a_family_is_a_folder_of_models_with_a_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["prune", "teacher", "--held-out", "0.3", "--repair-sentences", "16", "--pairs", "pairs.tsv", "--family"]
     assert main([*words, "0.5,0.8", "--out", "family"]) == 0
-    assert "at most this share of the parameters 0.5" in (place / "family" / "0.5" / "README.md").read_text(encoding="utf-8")
+    assert "at most 0.5 of the teacher's parameters" in (place / "family" / "0.5" / "README.md").read_text("utf-8")
     stages = json.loads((place / "family" / "family.json").read_text())
     assert [row["stage"] for row in stages] == ["teacher", "0.8", "0.5"]
     assert (place / "family" / "family.png").stat().st_size > 10_000

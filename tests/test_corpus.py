@@ -16,7 +16,7 @@ from secateur.config.corpus import CorpusSettings, DatasetSettings
 from secateur.config.errors import InputError
 from secateur.config.evaluation import ValidationSettings
 from secateur.data.cleaning import comparison_key, find_misfit, key_row
-from secateur.data.corpus import load_corpus
+from secateur.data.corpus import load_corpus, log_left_out, log_pairs
 from secateur.data.pairs import Pairs, ParallelCorpus
 from secateur.data.sources import FREQUENT, Row
 from secateur.evaluation.scores import hold_out
@@ -314,7 +314,24 @@ def test_a_log_says_what_was_left_out_and_nothing_of_what_was_not(
     with caplog.at_level(logging.INFO):
         load(tmp_path, write_table(tmp_path / "twice.tsv", [*PAIRS, PAIRS[0], ("42", "сорок два")]))
     assert "left out: no English in 1" in caplog.text
-    assert "left out: 1 duplicates" in caplog.text
+    assert "42 rows kept; left out: 1 duplicate" in caplog.messages
+    assert any(re.fullmatch(r'held out: \d+ pairs, \d+ sentences; from "twice": \d+ rows', each)
+               for each in caplog.messages)  # fmt: skip
+
+
+def test_a_log_counts_one_as_one_and_names_no_unit_by_a_source(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        log_left_out(1, "training pair", "a held-out pair")
+        log_left_out(1200, "training pair", "a held-out pair")
+        log_left_out(0, "training pair", "a held-out pair")
+        log_pairs("held out", Pairs(["a b"], ["а б"], ["pairs"], [True]))
+        log_pairs("for training and fitting", Pairs(["a"], ["а"], ["words"], [False]))
+    assert caplog.messages == [
+        "1 training pair left out, as it shares a sentence with a held-out pair",
+        "1,200 training pairs left out, as they share a sentence with a held-out pair",
+        'held out: 1 pair, 2 sentences; from "pairs": 1 row',
+        'for training and fitting: 0 pairs and 1 row too short to be a pair, 2 sentences; from "words": 1 row',
+    ]
 
 
 def test_few_held_out_pairs_are_said_without_a_key_that_prune_has_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -322,5 +339,5 @@ def test_few_held_out_pairs_are_said_without_a_key_that_prune_has_not(caplog: py
     with caplog.at_level(logging.INFO):
         hold_out(ParallelCorpus(pairs, pairs), ValidationSettings(), lambda texts: np.eye(len(texts)))
     assert [record.getMessage() for record in caplog.records] == [
-        "the scores rest on 1 held-out pairs; more pairs make them steadier"
+        "the scores rest on 1 held-out pair; more pairs make them steadier"
     ]

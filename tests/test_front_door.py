@@ -109,9 +109,8 @@ def test_the_plan_says_what_was_kept_as_text_and_as_a_table(place: Path) -> None
     student = secateur.prune("teacher", "pairs.tsv", max_params=9000, held_out=0.3, saliency_pairs=8)
     assert student.parameters <= 9000
     assert student.plan.kept is not None
-    assert [len(layer) for layer in student.plan.kept.heads] == [
-        int(count) for count in str(student.plan).partition("heads kept in each layer: ")[2].splitlines()[0].split()
-    ]
+    said = str(student.plan).partition("heads kept in each layer, the lowest first: ")[2].splitlines()[0]
+    assert [len(layer) for layer in student.plan.kept.heads] == [int(count) for count in said.split()]
     html = student.plan._repr_html_()
     assert html.count("<tr>") == 1 + 6  # a header, and an axis a row
     assert "<th>predicted loss</th>" in html
@@ -188,14 +187,36 @@ def test_bad_input_is_the_line_of_the_command(
         (lambda: secateur.prune("teacher", [("one", 2)], layers=2), "item 0 is .*not a pair of texts"),
         (lambda: secateur.prune("teacher", 7, layers=2), "pairs: int is not a file, a list of pairs or a table"),
         (lambda: secateur.prune("teacher", pd.DataFrame({"en": ["a"]}), layers=2), "two columns of text are needed"),
-        (lambda: secateur.prune("teacher", [], layers=2), "corpus: no pair in 0 rows"),
+        (lambda: secateur.prune("teacher", [], layers=2), "pairs: there are none"),
         (lambda: secateur.prune(3, "pairs.tsv", layers=2), "model: int is not a folder"),
         (lambda: secateur.distill("teacher", "teacher", "pairs.tsv"), "name one of minutes and steps"),
-        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", minutes=-1), "minutes: -1 is not a positive"),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", minutes=-1), "minutes: .*not -1"),
         (lambda: secateur.evaluate("teacher", "prob"), "on: 'prob' is neither probe nor encodechka"),
-        (lambda: secateur.evaluate("teacher", tasks=["XX"]), "tasks"),
+        (lambda: secateur.evaluate("teacher", tasks=["XX"]), "tasks: 'XX' is none of"),
         (lambda: secateur.load("teacher").save("pairs.tsv"), "pairs.tsv is there already and is not a model folder"),
         (lambda: secateur.export(secateur.load("teacher")), "out: name a folder"),
+        (lambda: secateur.export("teacher", threads=0), "threads: .*greater than 0"),
+        (lambda: secateur.load(""), "model: '' is not the name of a file or folder"),
+        (lambda: secateur.load("teacher", pooling="x"), "pooling: .*not 'x'"),
+        (lambda: secateur.load("teacher", device="x"), "device: .*not 'x'"),
+        (lambda: secateur.load(secateur.load("teacher"), pooling="cls"), "pooling: cls is named for a model in memory"),
+        (lambda: secateur.load("a" * 5000), "no such folder"),
+        (lambda: secateur.Encoder(secateur.load("teacher")), "model: Student is not a model folder"),
+        (lambda: secateur.Encoder("teacher", threads="1"), "threads: '1' is not a whole number"),
+        (lambda: secateur.Encoder("teacher").encode(["a", None]), "sentences: item 1 is None, not a text"),
+        (lambda: secateur.load("teacher").encode(None), "sentences: None is not a text"),
+        (lambda: secateur.load("teacher").save(None), "folder: None is not the name"),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", minutes="5"), "minutes: .*not '5'"),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps="5"), 'steps: .*not "5"'),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=5, seed=-1), "seed: .*not -1"),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=5, batch_size=None), "batch_size: "),
+        (lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=5, w_output=0, w_similarity=0), "are 0"),
+        (lambda: secateur.prune("teacher", "pairs.tsv", max_params="²"), "max_params: should be a count"),
+        (lambda: secateur.prune("teacher", "pairs.tsv", layers=2, cache=3), "cache: 3 is not the name"),
+        (lambda: secateur.prune("teacher", [{"en": "a", "ru": "b"}], layers=2), "item 0 is .*not a pair of texts"),
+        (lambda: secateur.evaluate("teacher", tasks="NE1"), "tasks: 'NE1' is none of STS"),
+        (lambda: secateur.evaluate("teacher", tasks=[]), "tasks: '' is none of STS"),
+        (lambda: secateur.evaluate("teacher", data="x"), "data: names encodechka's files"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(place: Path, call: Callable[[], object], message: str) -> None:
@@ -203,6 +224,74 @@ def test_what_cannot_be_is_said_in_one_line(place: Path, call: Callable[[], obje
         call()
     assert "\n" not in str(caught.value)
     assert (place / "pairs.tsv").read_text(encoding="utf-8").count("\n") == len(SENTENCES)
+
+
+NEVER: list[tuple[str, Callable[[], object]]] = [
+    ("thesis is there already and is not a model folder", lambda: secateur.export("teacher", out="thesis", int8=False)),
+    ("pairs.tsv is there already and is not", lambda: secateur.export("teacher", out="pairs.tsv", int8=False)),
+    ("mine is there already and holds notes.txt", lambda: secateur.load("teacher").save("mine")),
+    ("pairs.tsv/sub: cannot be written", lambda: secateur.load("teacher").save("pairs.tsv/sub")),
+    ("teacher: is a model folder",
+     lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=2, folder="teacher")),
+    ("folder: '' is not the name", lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=2, folder="")),
+    ("strange: holds checkpoints of a training that is not known",
+     lambda: secateur.distill("teacher", "teacher", "pairs.tsv", steps=2, held_out=0.3, folder="strange")),
+    ("no such file", lambda: secateur.export(secateur.load("teacher"), out="new", pairs="none.tsv")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "call"), NEVER, ids=[message for message, _ in NEVER])
+def test_nothing_that_is_no_model_is_replaced_and_nothing_half_written(
+    place: Path, message: str, call: Callable[[], object]
+) -> None:
+    (place / "thesis").mkdir()
+    (place / "thesis" / "chapter.txt").write_text("mine")
+    secateur.load("teacher").save("mine")
+    (place / "mine" / "notes.txt").write_text("mine")
+    (place / "strange" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (place / "strange" / "checkpoints" / "checkpoint-3" / "trainer_state.json").write_text("{}")
+    before = sorted(path for path in place.rglob("*") if "cache" not in path.parts)
+    with pytest.raises(secateur.InputError, match=message):
+        call()
+    assert sorted(path for path in place.rglob("*") if "cache" not in path.parts) == before
+    assert (place / "mine" / "notes.txt").read_text() == (place / "thesis" / "chapter.txt").read_text() == "mine"
+
+
+def test_a_student_saved_again_keeps_the_card_of_its_folder(place: Path) -> None:
+    (place / "teacher" / "README.md").write_text("# mine\n", encoding="utf-8")
+    secateur.load("teacher").save("teacher")
+    assert (place / "teacher" / "README.md").read_text(encoding="utf-8") == "# mine\n"
+
+
+def test_the_callers_random_numbers_and_numpy_numbers_are_as_ever(place: Path) -> None:
+    torch.manual_seed(3)
+    np.random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    numbers = {"layers": np.int64(2), "keep_heads": np.float32(0.5), "saliency_pairs": np.int32(8)}
+    student = secateur.prune("teacher", "pairs.tsv", held_out=0.3, repair_sentences=16, **numbers)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    plain = secateur.prune(
+        "teacher", "pairs.tsv", held_out=0.3, repair_sentences=16, layers=2, keep_heads=0.5, saliency_pairs=8
+    )
+    assert same(weights(student), weights(plain))
+
+
+def test_a_student_of_low_rank_is_pruned_again_at_its_rank(place: Path) -> None:
+    few = {"held_out": 0.3, "saliency_pairs": 8, "repair_sentences": 16}
+    student = secateur.prune("teacher", "pairs.tsv", rank=8, **few)  # type: ignore[arg-type]
+    again = secateur.prune(student, "pairs.tsv", layers=2, **few)  # type: ignore[arg-type]
+    assert again.encoder.transformer.config.embedding_rank == 8
+    with pytest.raises(secateur.InputError, match="rank: the word embeddings have rank 8 already"):
+        secateur.prune(student, "pairs.tsv", rank=4, **few)  # type: ignore[arg-type]
+
+
+def test_another_corpus_of_the_same_size_is_another_training(place: Path) -> None:
+    keys: dict[str, Any] = {"steps": 2, "batch_size": 8, "held_out": 0.3, "folder": "run"}
+    secateur.distill("teacher", "teacher", list(SENTENCES), **keys)
+    changed = [(en, f"{ru} Да.") for en, ru in SENTENCES]
+    with pytest.raises(secateur.InputError, match="run: holds another training: pairs was"):
+        secateur.distill("teacher", "teacher", changed, **keys)
 
 
 ALONE = """

@@ -12,7 +12,8 @@ from conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "labse_prune": {
-        "SALIENCY_PAIRS": 32, "REPAIR_SENTENCES": 64, "STEPS": 4, "BATCH": 8, "TASKS": ["STS"], "OUT": "student",
+        "SALIENCY_PAIRS": 32, "REPAIR_SENTENCES": 64, "STEPS": 4, "BATCH": 8, "TASKS": ["STS"], "INT8": False,
+        "OUT": "student",
     },
     "encodechka_evaluation": {"DATA": "", "MODELS": ["models/teacher-mini-en-ru"], "TASKS": ["STS", "IC"]},
 }  # fmt: skip

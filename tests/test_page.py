@@ -127,8 +127,8 @@ def test_a_page_opens_with_what_the_student_costs_and_keeps(page: Path, record: 
     tasks = record.scores["distilled"].tasks | {"NLI": {"own": 0.63}}
     scores = {**record.scores, "distilled": replace(record.scores["distilled"], tasks=tasks)}
     assert say_verdict(replace(record, scores=scores)) == (
-        "The student has 50% of the teacher's parameters, takes 55% of its time for a sentence and keeps 95.2% of its "
-        "mean score on the probe (0.667 of 0.700); the weakest task, NLI, keeps 90.0%."
+        "The student has 50% of the teacher's parameters, takes about 55% of its time for a sentence and keeps 95.2% "
+        "of its mean score on the probe (0.667 of 0.700); the weakest task, NLI, keeps 90.0%."
     )
     text = page.read_text(encoding="utf-8")
     opening = text[text.index("<h1>") : text.index("<dl")]
@@ -140,10 +140,16 @@ def test_without_a_benchmark_a_page_opens_with_held_out_pairs(record: Record) ->
             {"stage": "student", "parameters": 1000, "mb": 4.0, "ms": 1.1, "cosine": 0.96, "en_ru": 0.7, "ru_en": 0.6},
             )  # fmt: skip
     assert say_verdict(replace(record, stages=rows, scores={})) == (
-        "The student has 1,000 parameters, takes 1.10 ms for a sentence and has vectors of held-out sentences with a "
-        "mean cosine of 0.960 to the teacher's; its retrieval accuracy@1 is 0.700 (teacher 0.900) from English to "
-        "Russian and 0.600 (teacher 0.800) from Russian to English."
+        "The student has 1,000 parameters, takes about 1.10 ms for a sentence and has vectors of held-out sentences "
+        "with a mean cosine of 0.960 to the teacher's; its retrieval accuracy@1 is 0.700 (teacher 0.900) from English "
+        "to Russian and 0.600 (teacher 0.800) from Russian to English."
     )
+
+
+def test_a_page_says_where_no_step_improved_the_student(record: Record) -> None:
+    page = build_page([replace(record, step=0)], [])
+    assert "the student before training was kept" in page
+    assert "step 0" not in page
 
 
 def test_a_run_in_progress_opens_with_its_last_held_out_scores(tmp_path: Path) -> None:

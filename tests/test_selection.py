@@ -73,7 +73,10 @@ def test_of_equal_scores_the_first_are_kept() -> None:
 def test_a_layer_that_loses_all_its_heads_is_reported() -> None:
     kept = choose(0.375, 1.0)
     assert kept.heads == ((0, 2, 3), ())
-    assert say_kept(kept, whole=2)[:2] == ["heads kept in each layer: 3 0", "layers that keep none of their heads: 1"]
+    assert say_kept(kept, whole=2)[:2] == [
+        "heads kept in each layer, the lowest first: 3 0",
+        "layers that keep none of their heads: 1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ bench         every claim of speed beside its peer
 
 import importlib.abc
 import importlib.util
+import inspect
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -97,7 +98,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 class CallableRoom(ModuleType):
@@ -105,6 +106,10 @@ class CallableRoom(ModuleType):
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return cast(Any, __getattr__("export"))(*arguments, **named)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(cast(Any, __getattr__("export")))
 
 
 class Package(ModuleType):

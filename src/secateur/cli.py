@@ -62,6 +62,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; a recipe's overrides may stand before and after options."""
     chosen = next((word for word in words if not word.startswith("-")), None)
     parser, commands = build_parser(chosen)
+    if chosen in commands and words[0] != chosen and not {"-h", "--help", "--version"} & set(words):
+        parser.error(f"{words[0]}: options stand behind the command, as in secateur {chosen} {words[0]}")
     options, rest = parser.parse_known_args(words)
     if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
         command = commands[options.command_name]

@@ -30,9 +30,10 @@ class Parser(argparse.ArgumentParser):
     def suggest(self, word: str) -> str:
         """Return "; did you mean --keep-heads" for an option that is not there, or nothing."""
         flag = word.partition("=")[0]
-        known = [each for each in self._option_string_actions if each.startswith("--")]
+        shown = {flag for flag, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS}
+        known = sorted(each for each in shown if each.startswith("--") and each != "--help")
         inside = [each for each in known if len(flag) > 4 and flag.lstrip("-") in each]
-        close = inside or difflib.get_close_matches(flag, known, n=1)
+        close = inside or difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
         return f"; did you mean {' or '.join(close[:3])}" if close else ""
 
 

@@ -72,7 +72,7 @@ def build_prune_recipe(
     for key, value in {**PRUNE_DEFAULTS, **given}.items():
         stage, _, rest = key.rpartition(".")
         section = data.setdefault(stage, {}) if stage else data
-        section[rest] = int(value) if isinstance(value, str) and value.isdigit() else value
+        section[rest] = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     data.setdefault("budget", {})
     with naming_options(spell):
         return build_settings(PruningRecipe, data, origin="")

@@ -84,7 +84,7 @@ Settings = TypeVar("Settings")
 def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -> Settings:
     """Check a plain dictionary against a settings dataclass; `origin` is named in the error."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(data, default=str))
+        return TypeAdapter(kind).validate_json(json.dumps(data, default=as_plain))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not is_tag(part))
@@ -99,6 +99,23 @@ def build_settings(kind: type[Settings], data: dict[str, Any], *, origin: str) -
         raise InputError(": ".join(part for part in (origin, key, detail) if part)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{origin}: {error}") from None
+
+
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """Return an argument checked against a kind of value, such as Positive. Raises InputError, by its name."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=as_plain), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].removeprefix("Input ")
+        raise InputError(f"{name}: {said}, not {value!r:.80}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def as_plain(value: Any) -> Any:
+    """Return a number of numpy's or torch's as Python's, anything else as its text."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else str(value)
 
 
 def is_tag(part: object) -> bool:

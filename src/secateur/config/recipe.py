@@ -1,6 +1,6 @@
 """A recipe: the settings of every stage of a run."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
@@ -12,7 +12,7 @@ from secateur.config.pruning import BudgetSettings, RepairSettings, SaliencySett
 from secateur.config.student import StudentSettings
 from secateur.config.teacher import TeacherSettings, VectorTeacher, as_tuple
 from secateur.config.tracking import TrackingSettings
-from secateur.config.values import FROZEN, Count, Name
+from secateur.config.values import FROZEN, Device, Name, Seed
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)
@@ -27,10 +27,8 @@ class Recipe:
     )
     encodechka: EncodechkaSettings = Field(default_factory=EncodechkaSettings, description="How the benchmark is run.")
     tracking: TrackingSettings = Field(default_factory=TrackingSettings, description="Where metrics go.")
-    seed: Count = Field(default=0, description="The seed of everything drawn at random.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="Where torch computes; auto: on a GPU where torch sees one."
-    )
+    seed: Seed = Field(default=0, description="The seed of everything drawn at random.")
+    device: Device = Field(default="auto", description="Where torch computes; auto: on a GPU where torch sees one.")
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)

@@ -18,6 +18,9 @@ Name = Annotated[str, Field(min_length=1)]
 Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[int, Field(gt=0), BeforeValidator(lambda value: read_amount(value))]
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+
+Device = Literal["auto", "cpu", "cuda", "mps"]  # auto: a GPU where torch sees one
 Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor computes in it, else float32
 Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
 Criterion = Literal["similarity", "output", "both", "taylor_weight", "magnitude", "random"]

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from secateur.config.errors import InputError
+from secateur.data.counting import say_count
 from secateur.data.progress import progress_bar
 from secateur.data.sources import FREQUENT, Row
 
@@ -42,10 +43,11 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
             dropped[misfit] += 1
         else:
             clean.append(keyed)
-    reasons = ", ".join(f"{reason} in {count}" for reason, count in dropped.most_common())
+    reasons = ", ".join(f"{reason} in {count:,}" for reason, count in dropped.most_common())
+    read = say_count(len(clean) + dropped.total(), "row")
     if not clean:
-        raise InputError(f"corpus: no pair in {dropped.total()} rows ({reasons}); a row is English, then Russian")
-    logger.info("%d rows read%s", len(clean) + dropped.total(), reasons and f", {len(clean)} kept; left out: {reasons}")
+        raise InputError(f"corpus: no pair in {read} ({reasons}); a row is English, then Russian")
+    logger.info("%s read%s", read, reasons and f", {len(clean):,} kept; left out: {reasons}")
     return clean
 
 
@@ -105,8 +107,8 @@ def drop_duplicates(rows: list[KeyedRow], max_per_source: Mapping[str, int]) -> 
         else:
             kept.append(keyed)
             per_source[source] += 1
-    reasons = {"duplicates": duplicates, "over max_per_source": over_cap}
-    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    if left_out:
-        logger.info("%d rows kept; left out: %s", len(kept), left_out)
+    reasons = [say_count(duplicates, "duplicate")] if duplicates else []
+    reasons += [f"{over_cap:,} over max_per_source"] if over_cap else []
+    if reasons:
+        logger.info("%s kept; left out: %s", say_count(len(kept), "row"), ", ".join(reasons))
     return kept

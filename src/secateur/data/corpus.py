@@ -13,6 +13,7 @@ from secateur.config.corpus import CorpusSettings
 from secateur.config.errors import InputError
 from secateur.data.catalogs import read_catalogs
 from secateur.data.cleaning import ANY, KeyedRow, clean_rows, drop_duplicates
+from secateur.data.counting import say_count
 from secateur.data.pairs import Pairs, ParallelCorpus
 from secateur.data.sources import Row, read_aligned, read_dataset, read_table, read_words
 
@@ -40,7 +41,7 @@ def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] |
     rows = drop_duplicates(rows, settings.max_per_source)
     corpus = split_rows(rows, settings.held_out)
     check_sides(corpus, settings)
-    log_pairs("to train on", corpus.train)
+    log_pairs("for training and fitting", corpus.train)
     log_pairs("held out", corpus.held_out)
     return corpus
 
@@ -53,7 +54,7 @@ def check_sides(corpus: ParallelCorpus, settings: CorpusSettings) -> None:
     if not train + held_out:
         rows = len(corpus.train)
         raise InputError(f"corpus.min_words: {settings.min_words} words on each side, which none of {rows} rows has")
-    lack, remedy = ("to judge by", "larger") if train else ("to train on", "smaller")
+    lack, remedy = ("to judge by", "larger") if train else ("to train or fit on", "smaller")
     raise InputError(
         f"corpus.held_out: {settings.held_out} of {train + held_out} pairs, picked by hash, leaves none {lack}: "
         f"give more pairs or a {remedy} share"
@@ -88,13 +89,15 @@ def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:
             en_held.add(keyed.en_key)
             ru_held.add(keyed.ru_key)
     train = [keyed for keyed in rest if keyed.en_key not in en_held and keyed.ru_key not in ru_held]
-    reasons = {
-        "that share a sentence with another held-out pair": len(rows) - len(rest) - len(held),
-        "to train on that share a sentence with a held-out pair": len(rest) - len(train),
-    }
-    left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    logger.info("%d pairs held out%s", len(held), left_out and f"; left out: {left_out}")
+    log_left_out(len(rows) - len(rest) - len(held), "held-out pair", "another held-out pair")
+    log_left_out(len(rest) - len(train), "training pair", "a held-out pair")
     return ParallelCorpus(gather(train), gather(held))
+
+
+def log_left_out(count: int, noun: str, other: str) -> None:
+    if count:
+        share = "it shares" if count == 1 else "they share"
+        logger.info("%s left out, as %s a sentence with %s", say_count(count, noun), share, other)
 
 
 def gather(rows: list[KeyedRow]) -> Pairs:
@@ -107,8 +110,11 @@ def gather(rows: list[KeyedRow]) -> Pairs:
 
 
 def log_pairs(side: str, pairs: Pairs) -> None:
-    per_source = ", ".join(f"{source} {count}" for source, count in Counter(pairs.source).most_common())
-    sentences = len(set(pairs.en)) + len(set(pairs.ru))
-    unpaired = len(pairs) - sum(pairs.paired)
-    short = f" and {unpaired} rows too short to be pairs" if unpaired else ""
-    logger.info("%s: %d pairs%s, %d sentences; from %s", side, sum(pairs.paired), short, sentences, per_source)
+    counts = Counter(pairs.source).most_common()
+    per_source = ", ".join(f'"{source}": {say_count(count, "row")}' for source, count in counts)
+    sentences = say_count(len(set(pairs.en)) + len(set(pairs.ru)), "sentence")
+    paired = sum(pairs.paired)
+    unpaired = len(pairs) - paired
+    short = f" and {say_count(unpaired, 'row')} too short to be {'a pair' if unpaired == 1 else 'pairs'}"
+    rows = say_count(paired, "pair") + (short if unpaired else "")
+    logger.info("%s: %s, %s; from %s", side, rows, sentences, per_source)

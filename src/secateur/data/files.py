@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from secateur.config.errors import InputError
 
@@ -60,8 +62,29 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+OF_A_MODEL = re.compile(  # what a model folder has at its top
+    r".*\.(json|safetensors|model)|README\.md|modeling\.py|(vocab|merges)\.txt|\.gitattributes|\d+_\w+|onnx|openvino"
+)
+
+
 def check_out(folder: Path) -> None:
-    """Raise InputError if a student saved in this folder would replace anything but a model."""
-    replaceable = folder.is_dir() and ((folder / "modules.json").is_file() or not any(folder.iterdir()))
-    if folder.exists() and not replaceable:
-        raise InputError(f"--out: {folder} is there already and is not a model folder")
+    """Raise InputError if a model cannot be saved in this folder, or would take the place of anything but a model."""
+    try:
+        if folder.exists() or folder.is_symlink():
+            check_replaceable(folder)
+        above = next(each for each in folder.absolute().parents if each.exists())
+        with TemporaryFile(dir=above):  # a file above it, or no right to write there, is said here
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_replaceable(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir() or (names and "modules.json" not in names):
+        raise InputError(f"{folder} is there already and is not a model folder")
+    others = [name for name in names if not OF_A_MODEL.fullmatch(name)]
+    if others:
+        raise InputError(f"{folder} is there already and holds {others[0]}, which is no file of a model")

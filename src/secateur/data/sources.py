@@ -5,7 +5,7 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,8 +64,10 @@ def name_sources(paths: Sequence[str | Path]) -> dict[str, Any]:
     names = [str(path) for path in paths]
     lists = [name for name in names if name.endswith((".yaml", ".yml"))]
     texts = [name for name in names if name not in lists]
+    if not all(names):
+        raise InputError("pairs: a file's name is empty")
     if len(texts) > 2:
-        raise InputError(f"--pairs: one .tsv or two aligned texts, not {len(texts)} files")
+        raise InputError(f"pairs: one .tsv or two aligned texts, not {len(texts)} files")
     catalogs = [wheel for name in lists for wheel in read_wheels(Path(name))]
     return {"files": [texts] if len(texts) == 2 else texts, "catalogs": catalogs}
 
@@ -86,11 +88,14 @@ def read_given(pairs: Any) -> list[Row]:
             raise InputError(f"pairs: two columns of text are needed, there is {', '.join(map(repr, names)) or 'none'}")
         chosen = ("en", "ru") if {"en", "ru"} <= set(names) else tuple(names[:2])
         pairs = zip(*(list(pairs[name]) for name in chosen), strict=True)
-    return [check_pair(number, pair) for number, pair in enumerate(pairs)]
+    rows = [check_pair(number, pair) for number, pair in enumerate(pairs)]
+    if not rows:
+        raise InputError("pairs: there are none")
+    return rows
 
 
 def check_pair(number: int, pair: Any) -> Row:
-    sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else []
+    sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str | Mapping) else []
     if len(sides) != 2 or not all(isinstance(side, str) for side in sides):
         raise InputError(f"pairs: item {number} is {pair!r:.60}, not a pair of texts (English, Russian)")
     return Row(sides[0], sides[1], "pairs")

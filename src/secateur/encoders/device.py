@@ -4,8 +4,13 @@ import torch
 
 from secateur.config.errors import InputError
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
 
 def pick_device(wanted: str) -> str:
+    """Return the device that torch computes on. Raises InputError: no such device, or torch sees none."""
+    if wanted not in DEVICES:
+        raise InputError(f"device: {wanted!r} is none of {', '.join(DEVICES)}")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda asked for, but torch sees no CUDA device")
     if wanted != "auto":

@@ -59,6 +59,11 @@ class Encoder:
     ) -> None:
         if backend not in BACKENDS:
             raise InputError(f"backend: {backend} is none of {', '.join(BACKENDS)}")
+        if not isinstance(model, str | Path):
+            raise InputError(f"model: {type(model).__name__} is not a model folder; a Student encodes by itself")
+        for name, value in (("threads", threads), ("max_length", max_length), ("batch_tokens", batch_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int | None):
+                raise InputError(f"{name}: {value!r} is not a whole number")
         if batch_tokens < 1 or (threads is not None and threads < 1) or (max_length is not None and max_length < 1):
             raise InputError("threads, max_length, batch_tokens: at least 1")
         self.name, self.backend, self.batch_tokens = str(model), backend, batch_tokens
@@ -84,6 +89,8 @@ class Encoder:
 
         `progress` names a progress bar; empty: none.
         """
+        if not isinstance(sentences, Iterable) or isinstance(sentences, bytes):
+            raise InputError(f"sentences: {sentences!r:.60} is not a text or a list of texts")
         if isinstance(sentences, str):
             vector: np.ndarray = self.encode([sentences])[0]
             return vector
@@ -98,6 +105,7 @@ class Encoder:
                 yield self.encode_window(some, bar)
 
     def encode_window(self, sentences: Sequence[str], bar: Any) -> np.ndarray:
+        check_texts(sentences)
         rows = self.read_pieces(sentences)
         vectors = np.empty((len(rows), self.dimension), np.float32)
         share = len(rows) / max(sum(map(len, rows)), 1)  # of a sentence a token: long sentences come first, and slowly
@@ -121,13 +129,20 @@ class Encoder:
         return [each.ids or [self.pad_id] for each in encoded]  # a tokenizer without special tokens: '' is no token
 
 
+def check_texts(sentences: Iterable[Any]) -> None:
+    """Raise InputError for the first sentence that is not a text."""
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise InputError(f"sentences: item {number} is {sentence!r:.60}, not a text")
+
+
 def cut_windows(sentences: Iterable[str]) -> Iterator[list[str]]:
     """Yield the sentences in lists of up to WINDOW, shorter where they are long."""
     window: list[str] = []
     characters = 0
     for sentence in sentences:
         window.append(sentence)
-        characters += len(sentence)
+        characters += len(sentence) if isinstance(sentence, str) else 0
         if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0

@@ -28,9 +28,10 @@ def load_encoder(settings: TeacherSettings, *, device: str = "cpu") -> TorchEnco
     them. Raises InputError: not a model, a model type that secateur cannot prune, or one that lacks weights.
     """
     folder = Path(settings.model)
-    if folder.exists() and not (folder / "config.json").is_file():
+    there = is_there(folder)
+    if there and not (folder / "config.json").is_file():
         raise InputError(f"{settings.model}: not a model folder: it has no config.json")
-    if not folder.exists():
+    if not there:
         find_on_hub(settings.model)
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
@@ -92,9 +93,9 @@ def prepare_model(model: SentenceTransformer) -> TorchEncoder:
 
 def find_on_hub(name: str) -> None:
     """Return if the hub has this model or it lies in the local cache; raise InputError within ten seconds if not."""
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
     try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except HfHubHTTPError as error:
         raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub has none: {say(error)}") from None
@@ -104,10 +105,18 @@ def find_on_hub(name: str) -> None:
         raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub cannot be reached") from None
 
 
+def is_there(folder: Path) -> bool:
+    """Return whether there is something of this name; a name that no file can have is not there."""
+    try:
+        return folder.exists()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
 def name_like(name: str) -> str:
     """Return " (did you mean models/mine?)" where a folder beside is called nearly the same, or nothing."""
     path = Path(name)
-    there = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    there = [each.name for each in path.parent.iterdir() if each.is_dir()] if is_there(path.parent / ".") else []
     close = difflib.get_close_matches(path.name, there, n=1)
     return f" (did you mean {path.with_name(close[0])}?)" if close else ""
 

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from secateur.config.evaluation import EncodechkaSettings, ValidationSettings
 from secateur.config.recipe import Recipe
+from secateur.data.counting import say_count
 from secateur.data.pairs import ParallelCorpus
 from secateur.encoders.cost import count_bytes, count_parameters, time_encoders
 from secateur.encoders.device import computing_in
@@ -49,7 +50,7 @@ def hold_out(
     """Return the first `settings.pairs` held-out pairs; `embed_sentences` gives the teacher's vectors of sentences."""
     en, ru = corpus.held_out.en[: settings.pairs], corpus.held_out.ru[: settings.pairs]
     if len(en) < settings.pairs:
-        log.info("the scores rest on %d held-out pairs; more pairs make them steadier", len(en))
+        log.info("the scores rest on %s; more pairs make them steadier", say_count(len(en), "held-out pair"))
     vectors = embed_sentences([*en, *ru])
     return HeldOut(en, ru, vectors[: len(en)], vectors[len(en) :])
 

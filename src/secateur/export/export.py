@@ -114,7 +114,7 @@ def prepare_folder(model: str, out: Path | None) -> tuple[Path, TorchEncoder]:
     """Return the folder to write in, and its encoder; with `out` a copy of the model is made there."""
     folder = Path(model)
     if out is None and not folder.is_dir():
-        raise InputError(f"{model}: no such folder; --out names one for the copy of a hub's model")
+        raise InputError(f"{model}: no such folder; out names one for the copy of a hub's model")
     encoder = load_encoder(TeacherSettings(model=model, max_length=UNLIMITED))
     build_graph(encoder)  # what has no ONNX form is said before anything is written
     if out is None:

@@ -46,6 +46,8 @@ def name_sizes(budget: BudgetSettings, shape: EncoderShape) -> Sizes:
     ):
         if asked is not None and asked > there:
             raise InputError(f"budget.{key}: {asked} asked for, at most {there} can be kept")
+    if budget.rank is not None and whole.rank is not None:
+        raise InputError(f"budget.rank: the word embeddings have rank {whole.rank} already, which cannot be lowered")
     layers = budget.layers or whole.layers
     share = layers / whole.layers
     channels = whole.hidden if budget.hidden is None else round(budget.hidden * whole.hidden / shape.head_size)

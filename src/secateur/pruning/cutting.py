@@ -158,6 +158,7 @@ def cut_words(inputs: PlanningInputs, sizes: Sizes) -> TorchEncoder:
 def cut_to(base: TorchEncoder, kept: Kept, sizes: Sizes, inputs: PlanningInputs) -> TorchEncoder:
     """Return `base`, the teacher with its words cut, without what is not kept and with its words' vectors at rank."""
     pruned = slice_encoder(base, kept)
-    if sizes.rank is None or sizes.rank >= pruned.transformer.config.hidden_size:
+    there = describe(pruned).whole
+    if sizes.rank is None or sizes.rank >= there.hidden or sizes.rank == there.rank:
         return pruned
     return factorise_words(pruned, sizes.rank, inputs.weigh(base))

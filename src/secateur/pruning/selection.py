@@ -48,7 +48,7 @@ def say_kept(kept: Kept, *, whole: int) -> list[str]:
     layers = range(whole) if kept.layers is None else kept.layers
     lines = []
     for axis, counts in (("heads", kept.heads), ("neurons", kept.neurons)):
-        lines.append(f"{axis} kept in each layer: {' '.join(str(len(layer)) for layer in counts)}")
+        lines.append(f"{axis} kept in each layer, the lowest first: {' '.join(str(len(layer)) for layer in counts)}")
         empty = [str(number) for number, layer in zip(layers, counts, strict=True) if not layer]
         if empty:
             lines.append(f"layers that keep none of their {axis}: {', '.join(empty)}")

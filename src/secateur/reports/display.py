@@ -16,7 +16,9 @@ from secateur.reports.text import (
     column_cells,
     format_table,
     note_artefacts,
+    note_losses,
     plan_cells,
+    say_interval,
     say_plan,
 )
 
@@ -57,7 +59,7 @@ class PlanTable(Shown):
         return plan_cells(self.plan, self.shape)
 
     def note(self) -> str:
-        lines = [say_plan(self.plan, self.shape)]
+        lines = [say_plan(self.plan, self.shape), *note_losses(self.plan)]
         if self.kept is not None:
             lines += say_kept(self.kept, whole=self.shape.whole.layers)
         return "\n".join(lines)
@@ -91,7 +93,7 @@ class ArtefactTable(Shown):
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Shown):
-    """What a model scores on a benchmark."""
+    """What a model scores on a benchmark, with the 95% interval of the mean where it is known."""
 
     name: str  # of the model
     scores: Scores
@@ -109,4 +111,7 @@ class Evaluation(Shown):
     def cells(self) -> list[list[str]]:
         header = [f"{self.scores.benchmark}, own vector", *SENTENCE_TASKS, "mean"]
         values = [f"{self.own[task]:.4f}" if task in self.own else "-" for task in SENTENCE_TASKS]
-        return [header, [self.name, *values, "-" if self.mean is None else f"{self.mean:.4f}"]]
+        row = [self.name, *values, "-" if self.mean is None else f"{self.mean:.4f}"]
+        if self.scores.interval is None:
+            return [header, row]
+        return [[*header, "95% interval"], [*row, say_interval(self.scores.interval)]]

@@ -183,7 +183,10 @@ def show_heads(records: Sequence[Record], drawings: Sequence[Drawing]) -> Sectio
 
 
 def show_neurons(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
-    lead = "Each layer's FFN neurons, sorted into strips. As many as stand to the right of the white line were cut."
+    lead = (
+        "Each row is a layer, its FFN neurons sorted from the most important, on the left, to the least, on the right. "
+        "The white line shows how many were kept: the share to its left was kept, the share to its right was cut."
+    )
     return show_saliency(Section("neurons", "Neuron saliency", lead), records, drawings)
 
 
@@ -230,13 +233,22 @@ def show_each(
 def show_training(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     lead = "Each term of the loss and the held-out scores over the steps of distillation."
     if len(records) == 1 and records[0].step is not None:
-        lead += f" The checkpoint of step {records[0].step:,}, the best on held-out pairs, was kept."
+        lead += say_step(records[0].step, records[0].recipe["distillation"].get("keep", "best"))
     section = Section("training", "Training", lead)
     for record in records:
         if not any("train/loss" in key for line in record.metrics for key in line):
             section.blocks.append(Note(named("No losses were recorded.", record, records)))
     section.blocks.extend(pick(drawings, section.id, records))
     return section
+
+
+def say_step(step: int, keep: str) -> str:
+    """Return which student was kept; step 0 is the one before training."""
+    if keep == "last":
+        return f" The checkpoint of step {step:,}, the last, was kept."
+    if not step:
+        return " No step improved the student on held-out pairs: the student before training was kept."
+    return f" The checkpoint of step {step:,}, the best on held-out pairs, was kept."
 
 
 def show_drift(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:

@@ -107,9 +107,13 @@ def format_probe(scores: Mapping[str, Scores]) -> str:
     for name, score in scores.items():
         values = [f"{score.own[task]:.4f}" if task in score.own else "-" for task in SENTENCE_TASKS]
         mean = mean_s(score.own)
-        interval = "-" if score.interval is None else "{:.4f}-{:.4f}".format(*score.interval)
+        interval = "-" if score.interval is None else say_interval(score.interval)
         rows.append([name, *values, "-" if mean is None else f"{mean:.4f}", interval])
     return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
+
+
+def say_interval(interval: tuple[float, float]) -> str:
+    return "{:.4f}-{:.4f}".format(*interval)
 
 
 def format_ranking(ranking: Ranking) -> str:
@@ -146,7 +150,7 @@ def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
 
 def format_plan(plan: Plan, shape: EncoderShape) -> str:
     """Return what a plan keeps of each axis, and what it is predicted to cost and to lose."""
-    return f"{format_table(plan_cells(plan, shape))}\n{say_plan(plan, shape)}"
+    return "\n".join([format_table(plan_cells(plan, shape)), say_plan(plan, shape), *note_losses(plan)])
 
 
 AXIS_NAMES = {"hidden": "hidden width", "pieces": "vocabulary, tokens", "rank": "rank of word embeddings"}
@@ -172,6 +176,18 @@ def say_plan(plan: Plan, shape: EncoderShape) -> str:
     cost = f"{plan.params:,} parameters of {count_parameters(shape.whole, shape):,}, {plan.mb:.1f} MB"
     cost += "" if plan.ms is None else f", {plan.ms:.2f} ms a sentence"
     return cost + (f"; predicted cosine {1 - plan.loss:.4f} before training" if plan.loss else "")
+
+
+LOSS_NOTE = (
+    "predicted loss: 1 - cosine to the teacher's vectors, each axis cut alone and repaired (0 for an axis that was "
+    "named: it is not tried); the predicted cosine is 1 minus their sum, an estimate: the student is measured once it "
+    "is cut"
+)
+
+
+def note_losses(plan: Plan) -> list[str]:
+    """Return the line that says what predicted losses are, where some were predicted."""
+    return [LOSS_NOTE] if plan.loss else []
 
 
 def format_coverage(kept: Sequence[int], coverage: Sequence[Coverage]) -> str:

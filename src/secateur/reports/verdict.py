@@ -25,8 +25,8 @@ def say_costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[st
     else:
         parts = [f"has {student['parameters']:,} parameters"]
     if teacher.get("ms"):
-        return [*parts, f"takes {share(student['ms'], teacher['ms'])} of its time for a sentence"]
-    return [*parts, f"takes {student['ms']:.2f} ms for a sentence"] if "ms" in student else parts
+        return [*parts, f"takes about {share(student['ms'], teacher['ms'])} of its time for a sentence"]
+    return [*parts, f"takes about {student['ms']:.2f} ms for a sentence"] if "ms" in student else parts
 
 
 def say_kept(teacher: Scores, student: Scores) -> list[str]:

@@ -66,11 +66,24 @@ def open_run(run: Recipe, places: Places, *, resume: bool) -> None:
             raise InputError(f"{places.run}: a checkpoint of another run: {change}")
         return
     if path.exists():
-        previous = places.run.with_name(f"{places.run.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        places.run.rename(previous)
-        log.info("the last run's record is now %s", previous)
+        make_room(places.run)
     write_json(path, plain)
+
+
+def make_room(run: Path) -> None:
+    """Move a record to NAME.previous; one without scores is removed where a finished one is there already."""
+    previous = run.with_name(f"{run.name}.previous")
+    if is_finished(previous) and not is_finished(run):
+        shutil.rmtree(run)
+        log.info("the last run was not finished: its record is removed; %s keeps the last finished one", previous)
+        return
+    shutil.rmtree(previous, ignore_errors=True)
+    run.rename(previous)
+    log.info("the last run's record is now %s", previous)
+
+
+def is_finished(run: Path) -> bool:
+    return (run / "scores.json").exists()
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -127,7 +127,8 @@ def finish(
         rows = [judge_teacher(held_out), *score_stages({"student": student}, held_out, drift)]
         scores = score_both(student, teacher, benchmark)
     folder = places.models / recipe.name
-    save_encoder(student, folder, card=write_making_card(recipe, teacher.name, rows, scores), half=half)
+    card = write_making_card(recipe, teacher.name, rows, scores, step=step)
+    save_encoder(student, folder, card=card, half=half)
     keep_results(rows, scores, drift, places, run_log, student=folder, step=step)
 
 

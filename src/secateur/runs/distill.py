@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,6 +60,8 @@ def distill_student(
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
         asked = describe_training(student, teacher, corpus, settings, minutes, seed)
         known = read_record(place / RECORD, asked)
+        if known is None and find_checkpoint(place / "checkpoints") is not None:
+            raise InputError(f"{place}: holds checkpoints of a training that is not known; name another folder")
         if known is not None:
             settings = build_settings(DistillationSettings, known, origin=str(place / RECORD))
         elif minutes is not None:
@@ -86,7 +89,8 @@ def describe_training(
 ) -> dict[str, Any]:
     """Return what makes two trainings the same: weights, pairs, settings."""
     asked = asdict(settings) | {"steps": settings.steps if minutes is None else f"{minutes} minutes"}
-    pairs = {"train": len(corpus.train), "held_out": len(corpus.held_out)}
+    rows = [(side.en, side.ru, side.paired) for side in (corpus.train, corpus.held_out)]
+    pairs = sha256(json.dumps(rows).encode()).hexdigest()[:16]
     described = {"student": fingerprint(student), "teacher": fingerprint(teacher), "seed": seed}
     return json.loads(json.dumps({**described, "pairs": pairs, **asked}))  # type: ignore[no-any-return]
 
@@ -95,12 +99,14 @@ def read_record(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings of the training in a folder, None where there is none. Raises InputError: it is another."""
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    was: dict[str, Any] = record["asked"]
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        was, settings = dict(record["asked"]), dict(record["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not the record of a training: {error!r}") from None
     for key in asked:
         if was.get(key) != asked[key]:
             raise InputError(f"{path.parent}: holds another training: {key} was {was.get(key)}, is now {asked[key]}")
-    settings: dict[str, Any] = record["settings"]
     return settings
 
 

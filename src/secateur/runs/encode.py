@@ -1,5 +1,6 @@
 """Lines of text to a .npy file of unit vectors."""
 
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from secateur.config.errors import InputError
+from secateur.data.counting import say_count
 from secateur.data.files import whole_file
 from secateur.encoders.inference import Encoder
+
+log = logging.getLogger(__name__)
 
 SPOOLED = 2**26  # bytes of vectors held in memory before they go to a temporary file
 
@@ -25,7 +29,9 @@ def encode_lines(encoder: Encoder, source: BinaryIO, out: Path | BinaryIO) -> in
     sentences = (read_line(number, line) for number, line in enumerate(source, start=1))
     if isinstance(out, Path):
         with whole_file(out) as temporary, temporary.open("wb") as file:
-            return write_vectors(encoder, sentences, file)
+            count = write_vectors(encoder, sentences, file)
+        log.info("%s of %s are in %s", say_count(count, "vector"), say_count(encoder.dimension, "dimension"), out)
+        return count
     with SpooledTemporaryFile(max_size=SPOOLED) as spool:
         count = write_vectors(encoder, sentences, cast(BinaryIO, spool))
         spool.seek(0)

@@ -1,10 +1,14 @@
 """What `import secateur` offers in Python: prune, distill, evaluate, export, load. The commands run the same code."""
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from secateur.config.corpus import CorpusSettings
@@ -14,29 +18,33 @@ from secateur.config.evaluation import EncodechkaSettings
 from secateur.config.options import build_prune_recipe, naming_options, spell_argument
 from secateur.config.places import default_cache
 from secateur.config.quality import QualitySettings
-from secateur.config.reading import build_settings
-from secateur.config.values import Criterion, Pooling, Precision, Runtime
+from secateur.config.reading import build_settings, check_value
+from secateur.config.values import Above, Criterion, Pooling, Positive, Precision, Runtime, Seed
 from secateur.data.corpus import load_corpus
+from secateur.data.files import check_out
 from secateur.data.sources import Row, name_sources, read_given
 from secateur.evaluation.benchmark_data import DownloadError, find_data
+from secateur.evaluation.leaderboard import SENTENCE_TASKS
 from secateur.evaluation.scores import Benchmark, score_stages
 from secateur.export.export import export as export_files
 from secateur.reports.display import ArtefactTable, Evaluation, StageTable
 from secateur.runs.distill import distill_student
 from secateur.runs.prune import plan_pruning
-from secateur.runs.student import Student, name_model, open_model
+from secateur.runs.student import Student, find_path, name_model, open_model
 
+Model: TypeAlias = str | Path | SentenceTransformer | Student
 if TYPE_CHECKING:
     import datasets
     import pandas
 
-    Model: TypeAlias = str | Path | SentenceTransformer | Student
     GivenPairs: TypeAlias = (
         str | Path | Sequence[str | Path] | Iterable[tuple[str, str]] | datasets.Dataset | pandas.DataFrame
     )
+else:
+    GivenPairs = Any  # the two libraries take a second to import
 
 
-def load(model: "Model", *, pooling: Pooling = "auto", device: str = "auto") -> Student:
+def load(model: Model, *, pooling: Pooling = "auto", device: str = "auto") -> Student:
     """Return a model as a Student: a folder, a hub name or a SentenceTransformer, which is copied.
 
         student = secateur.load("models/mine")
@@ -45,12 +53,16 @@ def load(model: "Model", *, pooling: Pooling = "auto", device: str = "auto") -> 
     `pooling`: how token vectors become a sentence vector, where a bare transformer's folder does not say. `device`:
     auto, cpu, cuda or mps. Raises InputError: not a model, or one that secateur cannot prune.
     """
-    return Student(open_model(model, pooling=pooling, device=device), name=Path(name_model(model)).name)
+    encoder = open_model(model, pooling=pooling, device=device)
+    if isinstance(model, Student):
+        return model
+    name = Path(name_model(model)).name
+    return Student(encoder, name=name, card=read_card(model) if isinstance(model, str | Path) else "")
 
 
 def prune(
-    model: "Model",
-    pairs: "GivenPairs",
+    model: Model,
+    pairs: GivenPairs,
     *,
     max_params: int | str | None = None,
     keep_params: float | None = None,
@@ -104,16 +116,17 @@ def prune(
     """
     options = {name: value for name, value in locals().items() if name not in ("model", "pairs", "cache")}
     sources, given = read_pairs(pairs)
+    place = find_cache(cache)
     recipe = build_prune_recipe(name_model(model), options, sources, name="student")
-    teacher = open_model(model, pooling=pooling, device=device)
-    with naming_options(spell_argument):
-        return plan_pruning(recipe, cache=find_cache(cache), teacher=teacher, given=given).cut()
+    with naming_options(spell_argument), keeping_random_state():
+        teacher = open_model(model, pooling=pooling, device=device)
+        return plan_pruning(recipe, cache=place, teacher=teacher, given=given).cut()
 
 
 def distill(
-    student: "Model",
-    teacher: "Model",
-    pairs: "GivenPairs",
+    student: Model,
+    teacher: Model,
+    pairs: GivenPairs,
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -145,36 +158,43 @@ def distill(
     """
     if (minutes is None) == (steps is None):
         raise InputError("distill: name one of minutes and steps")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise InputError(f"minutes: {minutes} is not a positive number")
-    sources, given = read_pairs(pairs)
-    corpus_settings = build_settings(CorpusSettings, {**sources, "held_out": held_out}, origin="")
-    own, target = open_model(student), open_model(teacher)
-    corpus = load_corpus(corpus_settings, find_cache(cache), given=given)
-    count = 1 if steps is None else steps
+    check_value("seed", seed, Seed)
+    if minutes is not None:
+        minutes = check_value("minutes", minutes, Above)
     settings = build_settings(
         DistillationSettings,
         {
-            "steps": count, "batch_size": min(batch_size, len(corpus.train)), "learning_rate": learning_rate,
+            "steps": 1 if steps is None else steps, "batch_size": batch_size, "learning_rate": learning_rate,
             "w_similarity": w_similarity, "w_output": w_output, "precision": precision,
-            "warmup_steps": min(100, count // 10), "evaluate_every": max(1, -(-count // 4)),
         },
         origin="",
     )  # fmt: skip
-    result, settings, judged = distill_student(
-        own, target, corpus, settings, minutes=minutes, folder=None if folder is None else Path(folder),
-        cache=find_cache(cache), seed=seed,
-    )  # fmt: skip
+    if not settings.w_similarity + settings.w_output:
+        raise InputError("w_similarity, w_output: both are 0, so there is nothing to train for")
+    checkpoints = None if folder is None else find_training_folder(folder)
+    sources, given = read_pairs(pairs)
+    place = find_cache(cache)
+    with naming_options(spell_argument), keeping_random_state():
+        own, target = open_model(student), open_model(teacher)
+        corpus_settings = build_settings(CorpusSettings, {**sources, "held_out": held_out}, origin="")
+        corpus = load_corpus(corpus_settings, place, given=given)
+        settings = replace(
+            settings, batch_size=min(settings.batch_size, len(corpus.train)),
+            warmup_steps=min(100, settings.steps // 10), evaluate_every=max(1, -(-settings.steps // 4)),
+        )  # fmt: skip
+        result, settings, judged = distill_student(
+            own, target, corpus, settings, minutes=minutes, folder=checkpoints, cache=place, seed=seed
+        )
     rows = score_stages({"teacher": target, "before": own, "distilled": result.encoder}, judged)
     table = StageTable(rows)
     if isinstance(student, Student):
         recipe = student.recipe and replace(student.recipe, distillation=settings)
-        return replace(student, encoder=result.encoder, table=table, recipe=recipe)
+        return replace(student, encoder=result.encoder, table=table, recipe=recipe, step=result.step)
     return Student(result.encoder, table=table, name=Path(name_model(student)).name)
 
 
 def evaluate(
-    model: "Model",
+    model: Model,
     on: Literal["probe", "encodechka"] = "probe",
     *,
     tasks: Sequence[str] | None = None,
@@ -195,7 +215,13 @@ def evaluate(
     """
     if on not in ("probe", "encodechka"):
         raise InputError(f"on: {on!r} is neither probe nor encodechka")
-    named = {"data": None if data is None else str(data)} | ({} if tasks is None else {"tasks": list(tasks)})
+    if on == "probe" and data is not None:
+        raise InputError("data: names encodechka's files, but the benchmark asked for is the probe")
+    wanted = list(SENTENCE_TASKS) if tasks is None else [tasks] if isinstance(tasks, str) else tasks
+    for task in check_value("tasks", wanted, list[str]) or [""]:
+        if task not in SENTENCE_TASKS:
+            raise InputError(f"tasks: {task!r} is none of {', '.join(SENTENCE_TASKS)}")
+    named = {"data": None if data is None else str(find_path("data", data)), "tasks": wanted}
     settings = build_settings(EncodechkaSettings, named, origin="")
     encoder = open_model(model, device=device)
     try:
@@ -207,7 +233,7 @@ def evaluate(
 
 
 def export(
-    model: "str | Path | Student",
+    model: str | Path | Student,
     *,
     out: str | Path | None = None,
     int8: bool = True,
@@ -228,14 +254,22 @@ def export(
     Raises InputError: not a model, or one without an ONNX form; QualityError: a file falls short, and is not kept.
     """
     settings = build_settings(QualitySettings, quality, origin="")
+    check_value("threads", threads, Positive | None)
+    check_value("int8", int8, bool)
+    judged, files, target = (
+        None if value is None else find_path(name, value)
+        for name, value in (("pairs", pairs), ("data", data), ("out", out))
+    )
+    if judged is not None and not judged.is_file():
+        raise InputError(f"{judged}: no such file")
+    if target is not None:
+        check_out(target)
     if isinstance(model, Student):
-        if out is None:
+        if target is None:
             raise InputError("out: name a folder for the student's files")
-        model, out = model.save(out), None
-    rows = export_files(
-        str(model), settings, out=None if out is None else Path(out), int8=int8,
-        pairs=None if pairs is None else Path(pairs), data=None if data is None else Path(data), threads=threads,
-    )  # fmt: skip
+        model, target = model.save(target), None
+    name = str(find_path("model", model))
+    rows = export_files(name, settings, out=target, int8=int8, pairs=judged, data=files, threads=threads)
     return ArtefactTable(rows)
 
 
@@ -252,4 +286,37 @@ def read_pairs(pairs: Any) -> tuple[dict[str, Any], list[Row] | None]:
 
 
 def find_cache(cache: str | Path | None) -> Path:
-    return default_cache() if cache is None else Path(cache)
+    return default_cache() if cache is None else find_path("cache", cache)
+
+
+def find_training_folder(folder: str | Path) -> Path:
+    """Return the folder that keeps a training's checkpoints. Raises InputError: it is a model's, or cannot be one."""
+    path = find_path("folder", folder)
+    if (path / "config.json").exists():
+        raise InputError(f"{path}: is a model folder; checkpoints need a folder of their own")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder: {error.strerror}") from None
+    return path
+
+
+def read_card(model: str | Path) -> str:
+    """Return the README.md of a model folder, empty where there is none."""
+    path = find_path("model", model) / "README.md"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+@contextmanager
+def keeping_random_state() -> Iterator[None]:
+    """Give the caller's generators back as they were: what is drawn within it is seeded for itself."""
+    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)

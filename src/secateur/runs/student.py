@@ -1,6 +1,6 @@
 """A student as an object: sentences in, unit vectors out; saved, pushed, distilled further."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,14 +10,16 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from secateur.config.errors import InputError
+from secateur.config.reading import build_settings, check_value
 from secateur.config.recipe import PruningRecipe
 from secateur.config.teacher import TeacherSettings
-from secateur.config.values import Pooling
+from secateur.config.values import Device, Pooling, Positive
 from secateur.data.files import check_out
 from secateur.encoders.cost import count_bytes, count_parameters
 from secateur.encoders.device import pick_device
 from secateur.encoders.encoder import TorchEncoder, embed
-from secateur.encoders.loading import load_encoder, wrap_model
+from secateur.encoders.inference import check_texts
+from secateur.encoders.loading import is_there, load_encoder, wrap_model
 from secateur.encoders.saving import save_encoder
 from secateur.export.publish import push
 from secateur.reports.cards import write_card
@@ -37,6 +39,8 @@ class Student:
     table: StageTable | None = None
     recipe: PruningRecipe | None = None
     name: str = "student"  # what tables call it
+    step: int | None = None  # of distillation, whose student this is; 0: the one before it
+    card: str = ""  # README.md of the folder it was loaded from; a student with a table gets a new one
 
     @property
     def model(self) -> SentenceTransformer:
@@ -53,25 +57,34 @@ class Student:
         """How many megabytes the weights take as they are saved."""
         return count_bytes(self.encoder) / 1e6
 
-    def encode(self, sentences: str | Sequence[str], *, batch_size: int = 64, progress: str = "") -> np.ndarray:
+    def encode(self, sentences: str | Iterable[str], *, batch_size: int = 64, progress: str = "") -> np.ndarray:
         """Return float32 unit vectors [sentences, dimension] in the order given, [dimension] for a single sentence.
 
-        vectors = student.encode(["Hello, world", "Привет, мир"])
+            vectors = student.encode(["Hello, world", "Привет, мир"])
+
+        `progress` names a progress bar; empty: none. Raises InputError: an item that is not a text.
         """
+        if not isinstance(sentences, Iterable) or isinstance(sentences, bytes):
+            raise InputError(f"sentences: {sentences!r:.60} is not a text or a list of texts")
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        vectors = embed(self.encoder, texts, batch_size=batch_size, progress=progress)
+        check_texts(texts)
+        size = check_value("batch_size", batch_size, Positive)
+        vectors = embed(self.encoder, texts, batch_size=size, progress=progress)
         return vectors[0] if isinstance(sentences, str) else vectors
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder that stock sentence-transformers and transformers load, with a model card; return it.
 
-        Raises InputError: the folder is there and is not a model's.
+        A model that is in this folder is replaced. Raises InputError: the folder holds anything else, or cannot be
+        written.
         """
-        path = Path(folder)
+        path = find_path("folder", folder)
+        path = path.resolve() if path.is_symlink() else path
         check_out(path)
-        card = ""
+        card = self.card
         if self.recipe is not None and self.table is not None:
-            card = write_card(replace(self.recipe, name=path.name), self.table.rows, {})
+            recipe = replace(self.recipe, name=path.name)
+            card = write_card(recipe, self.table.rows, {}, step=self.step, has_record=False)
         save_encoder(self.encoder, path, card=card)
         return path
 
@@ -88,20 +101,36 @@ class Student:
         return f"Student({self.parameters:,} parameters, vectors of {self.encoder.dimension})"
 
 
-def open_model(model: Any, *, pooling: Pooling = "auto", device: str = "auto") -> TorchEncoder:
-    """Return the encoder of a student, a folder or hub name, or a SentenceTransformer.
+def open_model(model: Any, *, pooling: str = "auto", device: str = "auto") -> TorchEncoder:
+    """Return the encoder of a student, a folder or hub name, or a SentenceTransformer, which is copied.
 
-    Raises InputError: none of these, or a model that secateur cannot prune.
+    Raises InputError: none of these; a model that secateur cannot prune; a pooling or another device for a model that
+    is in memory, which has its own.
     """
-    if isinstance(model, Student):
-        return model.encoder
-    if isinstance(model, TorchEncoder):
-        return model
-    if isinstance(model, SentenceTransformer):
-        return wrap_model(model)
+    check_value("pooling", pooling, Pooling)
+    check_value("device", device, Device)
     if isinstance(model, str | Path):
-        return load_encoder(TeacherSettings(model=str(model), pooling=pooling), device=pick_device(device))
-    raise InputError(f"model: {type(model).__name__} is not a folder, a hub name, a SentenceTransformer or a Student")
+        path = find_path("model", model)
+        name = str(path) if is_there(path) else str(model)
+        settings = build_settings(TeacherSettings, {"model": name, "pooling": pooling}, origin="")
+        return load_encoder(settings, device=pick_device(device))
+    if not isinstance(model, Student | TorchEncoder | SentenceTransformer):
+        kinds = "a folder, a hub name, a SentenceTransformer or a Student"
+        raise InputError(f"model: {type(model).__name__} is not {kinds}")
+    if pooling != "auto":
+        raise InputError(f"pooling: {pooling} is named for a model in memory, which has its own")
+    encoder = wrap_model(model) if isinstance(model, SentenceTransformer) else model
+    encoder = encoder.encoder if isinstance(encoder, Student) else encoder
+    if device not in ("auto", encoder.device.type):
+        raise InputError(f"device: {device} asked for, but the model in memory is on {encoder.device.type}")
+    return encoder
+
+
+def find_path(name: str, value: Any) -> Path:
+    """Return an argument as a path, `~` as the home folder. Raises InputError: it is not a path, or empty."""
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise InputError(f"{name}: {value!r:.80} is not the name of a file or folder")
+    return Path(value).expanduser()
 
 
 def name_model(model: Any) -> str:

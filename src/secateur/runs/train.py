@@ -154,5 +154,5 @@ def finish(
         rows = score_stages(encoders, held_out, drift, runtime=recipe.budget.runtime)
         scores = score_benchmark(encoders, benchmark)
     folder = places.models / recipe.name
-    save_encoder(encoders["distilled"], folder, card=write_card(recipe, rows, scores))
+    save_encoder(encoders["distilled"], folder, card=write_card(recipe, rows, scores, step=step))
     keep_results(rows, scores, drift, places, run_log, student=folder, step=step)
