@@ -161,7 +161,7 @@ def test_a_folder_changed_after_export_is_refused(place: Path, capsys: pytest.Ca
         (["export", "toy", "--min-cosine", "2"], "--min-cosine"),
         (["export", "toy", "--sentences", "0"], "--sentences"),
         (["export", "toy", "--data", "nodata"], "nodata"),
-        (["export", "toy", "--out", "pairs.tsv"], "--out: pairs.tsv is there already"),
+        (["export", "toy", "--out", "pairs.tsv"], "pairs.tsv is there already and is not a model folder"),
         (["cost", "hollow"], "hollow: not a model folder"),
         (["cost", "toy", "--length", "5000"], "--length: 5000"),
         (["push", "hollow", "me/toy", "--dry-run"], "hollow: not a model folder"),
