@@ -64,7 +64,7 @@ def test_a_run_leaves_its_record_its_student_and_a_table(bench: Path) -> None:
         input=sentences.encode(), capture_output=True, check=False,
     )  # fmt: skip
     assert vectors.returncode == 0, vectors.stderr
-    assert b"3 vectors of 32 dimensions are in vectors.npy" in vectors.stderr
+    assert b"vectors.npy: 3 vectors of 32 dimensions" in vectors.stderr
     found = np.load(bench / "vectors.npy")
     assert found.shape == (3, 32)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)

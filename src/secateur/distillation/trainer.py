@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
+from secateur.data.progress import is_watched
 from secateur.distillation.batches import LengthSampler, PairDataset, check_batch
 from secateur.distillation.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
 from secateur.encoders.device import pick_precision
@@ -93,6 +94,7 @@ class DistillationTrainer(Trainer):
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # what older releases ask instead
+        self.pop_callback(PrinterCallback)  # which would print a dictionary where there is no bar
         if self.pop_callback(ProgressCallback):
             self.add_callback(QuietProgress)
 
@@ -229,6 +231,7 @@ def training_arguments(
         dataloader_num_workers=0 if on_cpu else COLLATORS,
         remove_unused_columns=False,
         report_to=[],
+        disable_tqdm=not is_watched(),
         seed=seed,
         label_names=[],
     )

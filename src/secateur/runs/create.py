@@ -63,7 +63,7 @@ def create(recipe: CreationRecipe, places: Places, *, resume: bool = False) -> N
         with stage("student"):
             sentences = [*corpus.train.en, *corpus.train.ru]
             student = make_student(recipe.student, sentences, places.cache, seed=recipe.seed, device=device)
-        with stage("targets"):
+        with stage("teachers' vectors"):
             sources = open_teachers(recipe, corpus, places.cache, device=device)
             teacher = join_teachers(sources, recipe, sentences, vectors, dimension=student.dimension)
             targets = embed_corpus(teacher, [*rows.en, *rows.ru], vectors, progress="vectors")

@@ -30,7 +30,7 @@ def encode_lines(encoder: Encoder, source: BinaryIO, out: Path | BinaryIO) -> in
     if isinstance(out, Path):
         with whole_file(out) as temporary, temporary.open("wb") as file:
             count = write_vectors(encoder, sentences, file)
-        log.info("%s of %s are in %s", say_count(count, "vector"), say_count(encoder.dimension, "dimension"), out)
+        log.info("%s: %s of %s", out, say_count(count, "vector"), say_count(encoder.dimension, "dimension"))
         return count
     with SpooledTemporaryFile(max_size=SPOOLED) as spool:
         count = write_vectors(encoder, sentences, cast(BinaryIO, spool))

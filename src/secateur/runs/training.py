@@ -57,6 +57,6 @@ def embed_targets(teacher: TorchEncoder, rows: Pairs, settings: DistillationSett
     """Return the teacher's vectors of these rows; none where last hidden states are matched: the teacher runs then."""
     if settings.matching == "tokens":
         return None
-    with stage("targets"):
+    with stage("teacher's vectors"):
         source = EncoderSource(teacher, pick_precision(settings.precision, teacher.device))
         return embed_corpus(source, [*rows.en, *rows.ru], cache / "targets", progress="teacher's vectors")
