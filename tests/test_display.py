@@ -5,7 +5,7 @@ from secateur.pruning.predictions import Plan
 from secateur.pruning.selection import Kept
 from secateur.pruning.sizes import EncoderShape, Sizes
 from secateur.reports.display import Evaluation, PlanTable
-from secateur.reports.text import LOSS_NOTE, format_plan
+from secateur.reports.text import LOSS_NOTE, column_cells, format_plan
 
 SIZES = Sizes(2, 8, 16, 32, 100, None)
 SHAPE = EncoderShape(SIZES, head_size=8, positions=80, types=2, output=32, has_pooler=False)
@@ -26,3 +26,10 @@ def test_a_plan_says_what_predicted_losses_are_where_there_are_some() -> None:
     assert LOSS_NOTE in PlanTable(predicted, SHAPE, Kept(((0,), (1,)), ((0,), (1,)))).note()
     assert "predicted" not in format_plan(named, SHAPE)
     assert "predicted" not in str(PlanTable(named, SHAPE))
+
+
+def test_a_column_that_no_row_has_is_left_out() -> None:
+    columns = {"name": ("name", "{}"), "score": ("score", "{:.2f}"), "none": ("none", "{:.2f}")}
+    assert column_cells([{"name": "a", "score": 1.0}, {"name": "b"}], columns) == [
+        ["name", "score"], ["a", "1.00"], ["b", "-"],
+    ]  # fmt: skip
