@@ -206,7 +206,7 @@ def format_columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tupl
 
 
 def column_cells(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
-    """Return rows as cells of text under their titles, as `format_columns` does; columns without a value are left out."""
+    """Return rows as cells of text under their titles, as `format_columns` does, without columns that no row has."""
     known = {key: column for key, column in columns.items() if any(key in row for row in rows)}
     header = [title for title, _ in known.values()]
     cells = [[form.format(row[key]) if key in row else "-" for key, (_, form) in known.items()] for row in rows]
