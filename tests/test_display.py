@@ -5,7 +5,7 @@ from secateur.pruning.predictions import Plan
 from secateur.pruning.selection import Kept
 from secateur.pruning.sizes import EncoderShape, Sizes
 from secateur.reports.display import Evaluation, PlanTable
-from secateur.reports.text import LOSS_NOTE, column_cells, format_plan
+from secateur.reports.text import LOSS_NOTE, column_cells
 
 SIZES = Sizes(2, 8, 16, 32, 100, None)
 SHAPE = EncoderShape(SIZES, head_size=8, positions=80, types=2, output=32, has_pooler=False)
@@ -22,9 +22,9 @@ def test_an_evaluation_shows_the_interval_of_its_mean_where_it_is_known() -> Non
 
 def test_a_plan_says_what_predicted_losses_are_where_there_are_some() -> None:
     predicted, named = (Plan(SIZES, 1000, 0.004, None, dict.fromkeys(AXES, loss)) for loss in (0.01, 0.0))
-    assert format_plan(predicted, SHAPE).endswith(f"predicted cosine 0.9400 before training\n{LOSS_NOTE}")
+    assert str(PlanTable(predicted, SHAPE)).endswith(f"predicted cosine 0.9400 before training\n{LOSS_NOTE}")
     assert LOSS_NOTE in PlanTable(predicted, SHAPE, Kept(((0,), (1,)), ((0,), (1,)))).note()
-    assert "predicted" not in format_plan(named, SHAPE)
+    assert "predicted" not in str(PlanTable(named, SHAPE))
     assert "predicted" not in str(PlanTable(named, SHAPE))
 
 

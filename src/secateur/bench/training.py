@@ -13,7 +13,6 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.losses import MSELoss
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
 
 from secateur.bench.comparisons import (
     FULL,
@@ -32,6 +31,7 @@ from secateur.config.distillation import DistillationSettings
 from secateur.data.pairs import Pairs
 from secateur.distillation.batches import LengthSampler, PairDataset
 from secateur.distillation.distillation import distill, set_dropout
+from secateur.distillation.pace import StepClock
 from secateur.distillation.targets import Targets, embed_corpus
 from secateur.distillation.teachers import EncoderSource
 from secateur.encoders.cost import count_flops
@@ -63,19 +63,6 @@ def prepare_lesson(shop: Workshop, device: str = "cpu") -> Lesson:
     student.model.to(device)
     pairs = Pairs(en, ru, ["probe"] * count, [True] * count)
     return Lesson(student, teacher, pairs, targets, shop.sizes, device, "float32" if device == "cpu" else "bf16")
-
-
-class StepClock(TrainerCallback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-    def per_step(self, warmup: int) -> float:
-        return (self.ends[-1] - self.ends[warmup - 1]) / (len(self.ends) - warmup)
 
 
 def train_ours(lesson: Lesson, folder: Path, counts: np.ndarray) -> float:

@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(re.sub(r"^(\w+):", lambda name: f"{spell_flag(name[1])}:", str(error))) from None
     require("onnx", extra="train", by="export")
     from secateur.export.export import export
-    from secateur.reports.text import format_artefacts
+    from secateur.reports.display import ArtefactTable
 
     rows = export(
         options.model, quality, out=options.out, int8=options.int8, pairs=options.pairs, data=options.data,
         threads=options.threads,
     )  # fmt: skip
-    print(format_artefacts(rows))
+    print(ArtefactTable(rows))

@@ -5,10 +5,10 @@ import difflib
 from pathlib import Path
 
 from secateur.commands.options import MODELS, RUNS, Parser, add_backend, check_positive, new_command
+from secateur.config.choices import TASKS
 from secateur.config.errors import InputError
 
 HELP = "Score a saved model on encodechka, or on the probe that comes with secateur."
-TASKS = ("STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2")
 BENCHMARKS = {"encodechka": ("encodechka",), "probe": ("probe",), "all": ("encodechka", "probe")}
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from secateur.config.choices import DEVICES, RUNTIMES
 from secateur.config.errors import InputError
 from secateur.config.places import default_cache
 
-BACKENDS = ("torch", "onnx", "onnx-int8", "openvino", "openvino-int8")
 RUNS = "the folder that runs are in (%(default)s)"
 MODELS = "the folder that students are in (%(default)s)"
 MODEL = "a model folder or a hub name"
@@ -47,7 +47,7 @@ def new_command(parser: Parser, text: str, example: str) -> Parser:
         help="the folder for downloads and teachers' vectors (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        "--device", choices=DEVICES, default="auto",
         help="where torch computes; auto: on a GPU where torch sees one",
     )  # fmt: skip
     parser.set_defaults(resume_hint=lambda options: "")
@@ -94,7 +94,7 @@ class Renamed(argparse.Action):
 
 def add_backend(parser: Parser) -> None:
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="torch",
+        "--backend", choices=RUNTIMES, default="torch",
         help="what runs the model; onnx and the others run the files that `secateur export` wrote (%(default)s)",
     )  # fmt: skip
     parser.add_argument(

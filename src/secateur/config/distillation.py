@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from secateur.config.values import FROZEN, Count, Fraction, Positive, Precision, Weight
+from secateur.config.choices import Precision
+from secateur.config.values import FROZEN, Count, Fraction, Positive, Weight
 
 
 @dataclass(frozen=True, config=FROZEN)

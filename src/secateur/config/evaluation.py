@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from secateur.config.values import FROZEN, Positive, Precision
+from secateur.config.choices import TASKS, Precision, Task
+from secateur.config.values import FROZEN, Positive
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -24,21 +25,7 @@ class EncodechkaSettings:
     data: str | None = Field(
         default=None, description="A folder with the benchmark's files; none: they are downloaded once."
     )
-    tasks: tuple[Literal["STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"], ...] = Field(
-        default=(
-            "STS",
-            "PI",
-            "NLI",
-            "SA",
-            "TI",
-            "IA",
-            "IC",
-            "ICX",
-            "NE1",
-            "NE2",
-        ),
-        description="Which tasks are scored; an empty list: none.",
-    )
+    tasks: tuple[Task, ...] = Field(default=TASKS, description="Which tasks are scored; an empty list: none.")
     stages: tuple[Literal["teacher", "pruned", "repaired", "distilled"], ...] = Field(
         default=("teacher", "distilled"), description="Which encoders of the run are scored."
     )

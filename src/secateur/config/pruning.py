@@ -5,20 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from secateur.config.choices import Criterion, Precision, Runtime
 from secateur.config.errors import InputError
-from secateur.config.values import (
-    FROZEN,
-    Above,
-    Amount,
-    Count,
-    Criterion,
-    Fraction,
-    Positive,
-    Precision,
-    Runtime,
-    Share,
-    Weight,
-)
+from secateur.config.values import FROZEN, Above, Amount, Count, Fraction, Positive, Share, Weight
 
 
 @dataclass(frozen=True, config=FROZEN)

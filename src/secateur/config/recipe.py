@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from secateur.config.choices import Device
 from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
 from secateur.config.evaluation import EncodechkaSettings, ValidationSettings
@@ -12,7 +13,7 @@ from secateur.config.pruning import BudgetSettings, RepairSettings, SaliencySett
 from secateur.config.student import StudentSettings
 from secateur.config.teacher import TeacherSettings, VectorTeacher, as_tuple
 from secateur.config.tracking import TrackingSettings
-from secateur.config.values import FROZEN, Device, Name, Seed
+from secateur.config.values import FROZEN, Name, Seed
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)

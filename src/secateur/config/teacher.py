@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
+from secateur.config.choices import Pooling
 from secateur.config.errors import InputError
-from secateur.config.values import FROZEN, Count, Name, Pooling, Positive, Weight
+from secateur.config.values import FROZEN, Count, Name, Positive, Weight
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -1,8 +1,8 @@
-"""The kinds of values that keys take: fractions, counts, names, choices."""
+"""The kinds of values that keys take: fractions, counts, names."""
 
 import json
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -19,14 +19,6 @@ Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[int, Field(gt=0), BeforeValidator(lambda value: read_amount(value))]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
-
-Device = Literal["auto", "cpu", "cuda", "mps"]  # auto: a GPU where torch sees one
-Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor computes in it, else float32
-Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
-Criterion = Literal["similarity", "output", "both", "taylor_weight", "magnitude", "random"]
-CRITERIA: tuple[str, ...] = get_args(Criterion)
-Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]  # what runs an encoder
-RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 FROZEN = ConfigDict(extra="forbid", strict=True)
 

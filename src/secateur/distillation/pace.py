@@ -28,6 +28,10 @@ class StepClock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.ends.append(time.perf_counter())
 
+    def per_step(self, warmup: int) -> float:
+        """Return the mean seconds of a step, without the first `warmup` of them."""
+        return (self.ends[-1] - self.ends[warmup - 1]) / (len(self.ends) - warmup)
+
 
 def measure_step(
     student: TorchEncoder, rows: Pairs, targets: Targets | None, settings: DistillationSettings, *,
@@ -45,7 +49,7 @@ def measure_step(
             student, rows, targets, trial, folder=Path(folder), seed=seed, validate=lambda _: {"cosine": 0.0},
             log_metrics=ignore, teacher=teacher, callbacks=(clock,),
         )  # fmt: skip
-    return (clock.ends[-1] - clock.ends[WARMUP - 1]) / (STEPS - WARMUP)
+    return clock.per_step(WARMUP)
 
 
 def ignore(metrics: Mapping[str, float], step: int) -> None:

@@ -2,9 +2,8 @@
 
 import torch
 
+from secateur.config.choices import DEVICES
 from secateur.config.errors import InputError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(wanted: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from secateur.config.choices import RUNTIMES
 from secateur.config.errors import InputError, require
 from secateur.data.files import hash_file
 from secateur.data.progress import progress_bar
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_qint8.onnx"}
 OPENVINO = {f"openvino{name.removeprefix('onnx')}": name for name in FILES}  # the same files, run by OpenVINO
-BACKENDS = ("torch", *FILES, *OPENVINO)
 PARITY = "parity.json"
 BATCH_TOKENS = 2_048  # tokens a batch, padding included
 WINDOW, WINDOW_CHARACTERS = 16_384, 8_000_000  # sentences, and characters, that are sorted together
@@ -57,8 +57,8 @@ class Encoder:
         device: str = "auto",
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
-        if backend not in BACKENDS:
-            raise InputError(f"backend: {backend} is none of {', '.join(BACKENDS)}")
+        if backend not in RUNTIMES:
+            raise InputError(f"backend: {backend} is none of {', '.join(RUNTIMES)}")
         if not isinstance(model, str | Path):
             raise InputError(f"model: {type(model).__name__} is not a model folder; a Student encodes by itself")
         for name, value in (("threads", threads), ("max_length", max_length), ("batch_tokens", batch_tokens)):
@@ -89,8 +89,7 @@ class Encoder:
 
         `progress` names a progress bar; empty: none.
         """
-        if not isinstance(sentences, Iterable) or isinstance(sentences, bytes):
-            raise InputError(f"sentences: {sentences!r:.60} is not a text or a list of texts")
+        check_texts(sentences)
         if isinstance(sentences, str):
             vector: np.ndarray = self.encode([sentences])[0]
             return vector
@@ -105,7 +104,6 @@ class Encoder:
                 yield self.encode_window(some, bar)
 
     def encode_window(self, sentences: Sequence[str], bar: Any) -> np.ndarray:
-        check_texts(sentences)
         rows = self.read_pieces(sentences)
         vectors = np.empty((len(rows), self.dimension), np.float32)
         share = len(rows) / max(sum(map(len, rows)), 1)  # of a sentence a token: long sentences come first, and slowly
@@ -129,20 +127,26 @@ class Encoder:
         return [each.ids or [self.pad_id] for each in encoded]  # a tokenizer without special tokens: '' is no token
 
 
-def check_texts(sentences: Iterable[Any]) -> None:
-    """Raise InputError for the first sentence that is not a text."""
-    for number, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise InputError(f"sentences: item {number} is {sentence!r:.60}, not a text")
+def check_texts(sentences: Any) -> None:
+    """Raise InputError for what is not a text or texts one after the other."""
+    if not isinstance(sentences, Iterable) or isinstance(sentences, bytes):
+        raise InputError(f"sentences: {sentences!r:.60} is not a text or a list of texts")
+
+
+def check_text(number: int, sentence: Any) -> str:
+    """Return an item that is a text; raise InputError for any other."""
+    if not isinstance(sentence, str):
+        raise InputError(f"sentences: item {number} is {sentence!r:.60}, not a text")
+    return sentence
 
 
 def cut_windows(sentences: Iterable[str]) -> Iterator[list[str]]:
     """Yield the sentences in lists of up to WINDOW, shorter where they are long."""
     window: list[str] = []
     characters = 0
-    for sentence in sentences:
-        window.append(sentence)
-        characters += len(sentence) if isinstance(sentence, str) else 0
+    for number, sentence in enumerate(sentences):
+        window.append(check_text(number, sentence))
+        characters += len(sentence)
         if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0

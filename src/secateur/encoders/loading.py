@@ -47,11 +47,7 @@ def load_encoder(settings: TeacherSettings, *, device: str = "cpu") -> TorchEnco
         transformers_logging.set_verbosity(verbosity)
     first = check_transformer(model, origin=settings.model)
     first.max_seq_length = min(settings.max_length, first.max_seq_length or settings.max_length)
-    encoder = prepare_model(model.to(device))
-    check_weights(encoder, missing, origin=settings.model)
-    if not encoder.uses_pooler:
-        drop_pooler(encoder.transformer)
-    return encoder
+    return prepare_model(model.to(device), missing, origin=settings.model)
 
 
 def wrap_model(model: SentenceTransformer) -> TorchEncoder:
@@ -65,11 +61,7 @@ def wrap_model(model: SentenceTransformer) -> TorchEncoder:
         find_family(first.model.config.model_type)
     except ValueError as error:
         raise InputError(f"{origin}: {error}") from None
-    encoder = prepare_model(deepcopy(model))
-    check_weights(encoder, [], origin=origin)
-    if not encoder.uses_pooler:
-        drop_pooler(encoder.transformer)
-    return encoder
+    return prepare_model(deepcopy(model), [], origin=origin)
 
 
 def check_transformer(model: SentenceTransformer, *, origin: str) -> Any:
@@ -80,15 +72,22 @@ def check_transformer(model: SentenceTransformer, *, origin: str) -> Any:
     return first
 
 
-def prepare_model(model: SentenceTransformer) -> TorchEncoder:
-    """Put a model into float32, evaluation mode and, on a CPU, plain attention."""
+def prepare_model(model: SentenceTransformer, missing: list[str], *, origin: str) -> TorchEncoder:
+    """Put a model into float32, evaluation mode and, on a CPU, plain attention, without a pooler that it does not use.
+
+    Raises InputError: a weight that its sentence vector uses is among the `missing` ones.
+    """
     transformer = cast(PreTrainedModel, model[0].model)
     transformer.float()
     model.eval()
     if model.device.type == "cpu":
         # sentences are short: plain attention trains 1.2 times faster than the fused kernel, and embeds 1.1 times
         transformer.set_attn_implementation("eager")
-    return TorchEncoder(model)
+    encoder = TorchEncoder(model)
+    check_weights(encoder, missing, origin=origin)
+    if not encoder.uses_pooler:
+        drop_pooler(transformer)
+    return encoder
 
 
 def find_on_hub(name: str) -> None:

@@ -57,7 +57,7 @@ class Scores:
         }
 
 
-def mean_s(scores: dict[str, float]) -> float | None:
+def mean_s(scores: Mapping[str, float]) -> float | None:
     """Return the mean of the eight sentence tasks, or None if one is missing or undefined."""
     values = [scores.get(task, math.nan) for task in SENTENCE_TASKS]
     return None if any(map(math.isnan, values)) else sum(values) / len(values)

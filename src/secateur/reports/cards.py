@@ -11,7 +11,8 @@ from secateur.config.recipe import CreationRecipe, PruningRecipe, Recipe
 from secateur.data.counting import say_count
 from secateur.evaluation.leaderboard import Scores, dump_scores
 from secateur.export.card import benchmark_results, make_card, read_license, retrieval_results
-from secateur.reports.text import format_benchmark, format_stages
+from secateur.reports.display import StageTable
+from secateur.reports.text import format_benchmark
 
 IMPORT = "import secateur  # registers the pruned model type; without it pass trust_remote_code=True\n"
 
@@ -135,7 +136,7 @@ vectors = SentenceTransformer("PATH").encode(["Hello, world", "Привет, м�
 Measured on held-out pairs:
 
 ```
-{format_stages(rows)}
+{StageTable(rows)}
 ```
 {benchmark}
 <details><summary>Recipe</summary>

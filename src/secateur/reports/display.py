@@ -20,6 +20,7 @@ from secateur.reports.text import (
     plan_cells,
     say_interval,
     say_plan,
+    sentence_cells,
 )
 
 
@@ -110,8 +111,7 @@ class Evaluation(Shown):
 
     def cells(self) -> list[list[str]]:
         header = [f"{self.scores.benchmark}, own vector", *SENTENCE_TASKS, "mean"]
-        values = [f"{self.own[task]:.4f}" if task in self.own else "-" for task in SENTENCE_TASKS]
-        row = [self.name, *values, "-" if self.mean is None else f"{self.mean:.4f}"]
+        row = [self.name, *sentence_cells(self.own)]
         if self.scores.interval is None:
             return [header, row]
         return [[*header, "95% interval"], [*row, say_interval(self.scores.interval)]]

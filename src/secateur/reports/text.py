@@ -31,11 +31,6 @@ STAGE_COLUMNS = {
 }
 
 
-def format_stages(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the stage table and a line that says what its columns are."""
-    return f"{format_columns(rows, STAGE_COLUMNS)}\n{STAGE_NOTE}"
-
-
 ARTEFACT_COLUMNS = {
     "artefact": ("artefact", "{}"),
     "mb": ("MB", "{:.1f}"),
@@ -46,11 +41,6 @@ ARTEFACT_COLUMNS = {
     "ru_en": ("ru→en", "{:.4f}"),
     "mean_s": ("Mean S", "{:.4f}"),
 }
-
-
-def format_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return an export's table: each artefact's MB, difference and cosine to torch, retrieval, Mean S."""
-    return f"{format_columns(rows, ARTEFACT_COLUMNS)}\n{note_artefacts(rows)}"
 
 
 def note_artefacts(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -105,11 +95,14 @@ def format_probe(scores: Mapping[str, Scores]) -> str:
     """Return the probe's table, own vectors, with the 95% interval of each mean."""
     rows = [["probe, own vector", *SENTENCE_TASKS, "mean", "95% interval"]]
     for name, score in scores.items():
-        values = [f"{score.own[task]:.4f}" if task in score.own else "-" for task in SENTENCE_TASKS]
-        mean = mean_s(score.own)
         interval = "-" if score.interval is None else say_interval(score.interval)
-        rows.append([name, *values, "-" if mean is None else f"{mean:.4f}", interval])
+        rows.append([name, *sentence_cells(score.own), interval])
     return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
+
+
+def sentence_cells(values: Mapping[str, float]) -> list[str]:
+    """Return the sentence tasks' scores and their mean as cells of text; a dash stands for one that is not known."""
+    return score_cells(values, mean_s(values))[: len(SENTENCE_TASKS) + 1]
 
 
 def say_interval(interval: tuple[float, float]) -> str:
@@ -146,11 +139,6 @@ def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
     cells = {task: f"{values[task]:.4f}" if task in values else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
     sentence = [cells[task] for task in SENTENCE_TASKS]
     return [*sentence, "-" if mean is None else f"{mean:.4f}", *(cells[task] for task in WORD_TASKS)]
-
-
-def format_plan(plan: Plan, shape: EncoderShape) -> str:
-    """Return what a plan keeps of each axis, and what it is predicted to cost and to lose."""
-    return "\n".join([format_table(plan_cells(plan, shape)), say_plan(plan, shape), *note_losses(plan)])
 
 
 AXIS_NAMES = {"hidden": "hidden width", "pieces": "vocabulary, tokens", "rank": "rank of word embeddings"}

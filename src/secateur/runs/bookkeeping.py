@@ -23,11 +23,12 @@ from secateur.distillation.distillation import find_checkpoint
 from secateur.evaluation.drift import Drift, save_drift
 from secateur.evaluation.leaderboard import Scores, dump_scores
 from secateur.evaluation.scores import name_scores
+from secateur.reports.display import StageTable
 from secateur.reports.figures.drawing import Drawing
 from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.page import write_page
 from secateur.reports.record import read_record
-from secateur.reports.text import format_benchmark, format_stages
+from secateur.reports.text import format_benchmark
 from secateur.runs.tracking import RunLog
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def keep_results(
     save_draws(scores, places.run / "draws.npz")
     record = {"step": step, "stages": rows, "benchmark": {name: dump_scores(of) for name, of in scores.items()}}
     write_json(places.run / "scores.json", record)
-    text = format_stages(rows) + ("\n\n" + format_benchmark(scores) if scores else "")
+    text = str(StageTable(rows)) + ("\n\n" + format_benchmark(scores) if scores else "")
     write_text(places.run / "table.txt", text + "\n")
     run_log.metrics({f"held-out/{name}": rows[-1][name] for name in ("cosine", "en_ru", "ru_en")}, step)
     for name, of_encoder in scores.items():

@@ -22,6 +22,7 @@ from secateur.data.pairs import Pairs, ParallelCorpus
 from secateur.distillation.distillation import Distilled, distill, find_checkpoint
 from secateur.distillation.pace import STEPS, measure_step
 from secateur.distillation.teachers import fingerprint
+from secateur.distillation.trainer import Validate
 from secateur.encoders.encoder import TorchEncoder
 from secateur.evaluation.scores import HeldOut, embed_held_out, judge
 from secateur.runs.bookkeeping import rows_to_train, stage
@@ -30,7 +31,7 @@ from secateur.runs.training import embed_targets
 log = logging.getLogger(__name__)
 
 RECORD = "distillation.json"
-VALIDATIONS = 4  # in a training of so many minutes
+VALIDATIONS = 4  # in a training
 
 
 def distill_student(
@@ -55,25 +56,27 @@ def distill_student(
             f"distill: the student's vectors have {student.dimension} dimensions, the teacher's {teacher.dimension}"
         )
     set_seed(seed)
-    held_out = embed_held_out(teacher, corpus, ValidationSettings())
+    validation = ValidationSettings()
+    held_out = embed_held_out(teacher, corpus, validation)
+    validate = judge(held_out.first(validation.during), validation.batch_size)
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
         asked = describe_training(student, teacher, corpus, settings, minutes, seed)
         known = read_record(place / RECORD, asked)
-        if known is None and find_checkpoint(place / "checkpoints") is not None:
+        begun = find_checkpoint(place / "checkpoints") is not None
+        if begun and known is None:
             raise InputError(f"{place}: holds checkpoints of a training that is not known; name another folder")
         if known is not None:
             settings = build_settings(DistillationSettings, known, origin=str(place / RECORD))
         elif minutes is not None:
-            settings = set_steps(student, teacher, corpus.train, settings, held_out, minutes, cache, seed=seed)
+            settings = set_steps(student, teacher, corpus.train, settings, validate, minutes, cache, seed=seed)
         write_json(place / RECORD, {"asked": asked, "settings": asdict(settings)})
         rows = rows_to_train(corpus.train, settings)
         targets = embed_targets(teacher, rows, settings, cache)
-        validate = judge(held_out.first(ValidationSettings().during), ValidationSettings().batch_size)
         with stage("distillation"):
             result = distill(
                 student, rows, targets, settings, folder=place, seed=seed, validate=validate, log_metrics=log_debug,
-                teacher=teacher, resume=find_checkpoint(place / "checkpoints") is not None,
+                teacher=teacher, resume=begun,
             )  # fmt: skip
     log.info("the student of step %d is kept, held-out cosine %.4f", result.step, result.cosine)
     return result, settings, held_out
@@ -115,7 +118,7 @@ def set_steps(
     teacher: TorchEncoder,
     pairs: Pairs,
     settings: DistillationSettings,
-    held_out: HeldOut,
+    validate: Validate,
     minutes: float,
     cache: Path,
     *,
@@ -130,12 +133,17 @@ def set_steps(
     with stage("timing of a few steps"):
         step = measure_step(student, rows, targets, settings, teacher=teacher, seed=seed)
         started = time.perf_counter()
-        judge(held_out.first(ValidationSettings().during), ValidationSettings().batch_size)(student)
+        validate(student)
         validation = time.perf_counter() - started
     left = 60 * minutes - (VALIDATIONS + 1) * validation - STEPS * step
     steps = max(1, int(left / step))
     log.info("%d steps of %.2f s and %d validations of %.1f s fit in %g minutes", steps, step, VALIDATIONS + 1,
              validation, minutes)  # fmt: skip
+    return spread_over(settings, steps)
+
+
+def spread_over(settings: DistillationSettings, steps: int) -> DistillationSettings:
+    """Return settings for so many steps: a tenth of them, at most 100, to warm up, and VALIDATIONS validations."""
     return replace(
         settings, steps=steps, warmup_steps=min(100, steps // 10), evaluate_every=max(1, -(-steps // VALIDATIONS))
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from secateur.config.choices import Criterion, Device, Pooling, Precision, Runtime
 from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
@@ -19,7 +20,7 @@ from secateur.config.options import build_prune_recipe, naming_options, spell_ar
 from secateur.config.places import default_cache
 from secateur.config.quality import QualitySettings
 from secateur.config.reading import build_settings, check_value
-from secateur.config.values import Above, Criterion, Pooling, Positive, Precision, Runtime, Seed
+from secateur.config.values import Above, Positive, Seed
 from secateur.data.corpus import load_corpus
 from secateur.data.files import check_out
 from secateur.data.sources import Row, name_sources, read_given
@@ -28,7 +29,7 @@ from secateur.evaluation.leaderboard import SENTENCE_TASKS
 from secateur.evaluation.scores import Benchmark, score_stages
 from secateur.export.export import export as export_files
 from secateur.reports.display import ArtefactTable, Evaluation, StageTable
-from secateur.runs.distill import distill_student
+from secateur.runs.distill import distill_student, spread_over
 from secateur.runs.prune import plan_pruning
 from secateur.runs.student import Student, find_path, name_model, open_model
 
@@ -85,7 +86,7 @@ def prune(
     held_out: float = 0.05,
     pooling: Pooling = "auto",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Device = "auto",
     cache: str | Path | None = None,
 ) -> Student:
     """Cut a model and repair it, without training; return the student.
@@ -178,10 +179,8 @@ def distill(
         own, target = open_model(student), open_model(teacher)
         corpus_settings = build_settings(CorpusSettings, {**sources, "held_out": held_out}, origin="")
         corpus = load_corpus(corpus_settings, place, given=given)
-        settings = replace(
-            settings, batch_size=min(settings.batch_size, len(corpus.train)),
-            warmup_steps=min(100, settings.steps // 10), evaluate_every=max(1, -(-settings.steps // 4)),
-        )  # fmt: skip
+        settings = replace(settings, batch_size=min(settings.batch_size, len(corpus.train)))
+        settings = spread_over(settings, settings.steps)
         result, settings, judged = distill_student(
             own, target, corpus, settings, minutes=minutes, folder=checkpoints, cache=place, seed=seed
         )

@@ -26,7 +26,7 @@ from secateur.pruning.trimming import measure_coverage, trim_vocabulary
 from secateur.reports.cards import write_card
 from secateur.reports.display import PlanTable, StageTable
 from secateur.reports.figures.costs import draw_family
-from secateur.reports.text import format_coverage, format_plan, format_stages
+from secateur.reports.text import format_coverage
 from secateur.runs.bookkeeping import stage
 from secateur.runs.student import Student
 
@@ -111,7 +111,7 @@ def prune_family(
         for each in limits:
             plans.append(solver.solve(each, within=plans[-1].sizes if plans else None))
     for plan in plans:
-        print(format_plan(plan, solver.shape), end="\n\n")
+        print(PlanTable(plan, solver.shape), end="\n\n")
     if dry_run or out is None:
         return
     names = [f"{budget.share:g}" for budget in budgets]
@@ -126,4 +126,4 @@ def prune_family(
             save_encoder(encoders[row["stage"]], temporary / row["stage"], card=card)
         write_json(temporary / "family.json", rows)
         draw_family(rows).savefig(temporary / "family.png", dpi=150)
-    print(format_stages(rows))
+    print(StageTable(rows))

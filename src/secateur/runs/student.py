@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from secateur.config.choices import Device, Pooling
 from secateur.config.errors import InputError
 from secateur.config.reading import build_settings, check_value
 from secateur.config.recipe import PruningRecipe
 from secateur.config.teacher import TeacherSettings
-from secateur.config.values import Device, Pooling, Positive
+from secateur.config.values import Positive
 from secateur.data.files import check_out
 from secateur.encoders.cost import count_bytes, count_parameters
 from secateur.encoders.device import pick_device
 from secateur.encoders.encoder import TorchEncoder, embed
-from secateur.encoders.inference import check_texts
+from secateur.encoders.inference import check_text, check_texts
 from secateur.encoders.loading import is_there, load_encoder, wrap_model
 from secateur.encoders.saving import save_encoder
 from secateur.export.publish import push
@@ -64,10 +65,9 @@ class Student:
 
         `progress` names a progress bar; empty: none. Raises InputError: an item that is not a text.
         """
-        if not isinstance(sentences, Iterable) or isinstance(sentences, bytes):
-            raise InputError(f"sentences: {sentences!r:.60} is not a text or a list of texts")
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
-        check_texts(texts)
+        check_texts(sentences)
+        items = [sentences] if isinstance(sentences, str) else sentences
+        texts = [check_text(number, item) for number, item in enumerate(items)]
         size = check_value("batch_size", batch_size, Positive)
         vectors = embed(self.encoder, texts, batch_size=size, progress=progress)
         return vectors[0] if isinstance(sentences, str) else vectors

@@ -40,9 +40,9 @@ from secateur.pruning.scores import load_saliency, save_saliency
 from secateur.pruning.selection import Kept, say_kept
 from secateur.pruning.sizes import describe
 from secateur.reports.cards import write_card
+from secateur.reports.display import PlanTable
 from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.record import read_record
-from secateur.reports.text import format_plan
 from secateur.runs.bookkeeping import Places, find_step, keep_results, log_figures, open_run, rows_to_train, stage
 from secateur.runs.gradual import cut_gradually
 from secateur.runs.tracking import RunLog, open_log
@@ -109,7 +109,7 @@ def load_or_make_plan(inputs: PlanningInputs, places: Places, *, resume: bool) -
     with stage("plan"):
         plan = make_plan(inputs, progress="trial cuts")
     shape = describe(inputs.teacher)
-    log.info(format_plan(plan, shape))
+    log.info("%s", PlanTable(plan, shape))
     write_json(places.run / "whole.json", asdict(shape.whole))
     write_json(path, asdict(plan))
     return plan
