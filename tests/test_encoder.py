@@ -174,7 +174,7 @@ def test_a_name_that_is_neither_folder_nor_hub_model_is_named() -> None:
 def test_a_broken_file_of_a_model_is_one_line(make_folder: MakeFolder, name: str, content: str) -> None:
     folder = make_folder()
     (folder / name).write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=f"{folder}: ") as caught:
+    with pytest.raises(InputError, match=str(folder)) as caught:
         load_encoder(TeacherSettings(model=str(folder)))
     assert "\n" not in str(caught.value)
 

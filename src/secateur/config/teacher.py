@@ -1,13 +1,13 @@
 """Teachers: the encoder that is pruned, and whatever gives vectors to a student that is made anew."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
-from secateur.config.choices import Pooling
+from secateur.config.choices import Dtype, Pooling
 from secateur.config.errors import InputError
-from secateur.config.values import FROZEN, Count, Name, Positive, Weight
+from secateur.config.values import FROZEN, Count, Name, PackageName, PackageVersion, Positive, Weight
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -22,8 +22,16 @@ class TeacherSettings:
             "say nothing."
         ),
     )
-    max_length: Positive = Field(
-        default=128, description="The longest sentence that is read, in tokens; a longer one is truncated."
+    max_length: Positive | None = Field(
+        default=None,
+        description=(
+            "The longest sentence that the student reads, in tokens, where it is to be shorter than the encoder's own; "
+            "a longer one is truncated."
+        ),
+    )
+    dtype: Literal["auto"] | Dtype = Field(
+        default="auto",
+        description="The number format that the student is saved in; auto: the encoder's own. It computes in float32.",
     )
 
 
@@ -31,8 +39,8 @@ class TeacherSettings:
 class Wheel:
     """A PyPI wheel, pinned by version and sha256."""
 
-    name: Name = Field(description="The package's name, as pip knows it.")
-    version: Name = Field(description="Its exact version.")
+    name: PackageName = Field(description="The package's name, as pip knows it.")
+    version: PackageVersion = Field(description="Its exact version.")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(description="The checksum of the wheel's file.")
 
 
@@ -69,8 +77,12 @@ class EncoderTeacher(TeacherRole):
             "say nothing."
         ),
     )
-    max_length: Positive = Field(
-        default=128, description="The longest sentence that is read, in tokens; a longer one is truncated."
+    max_length: Positive | None = Field(
+        default=None,
+        description=(
+            "The longest sentence that is read, in tokens, where it is to be shorter than the encoder's own; a longer "
+            "one is truncated."
+        ),
     )
 
     def __post_init__(self) -> None:

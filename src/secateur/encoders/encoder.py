@@ -2,24 +2,27 @@
 
 An encoder is a sentence-transformers model whose first module is a BERT-like transformer. What it computes
 after the transformer (pooling, dense layers, normalisation) is the model's own; the result is scaled to unit
-length here. A pooler that the sentence vector does not use is removed at loading.
+length here. A pooler that the sentence vector does not use is removed at loading. A model with a default prompt has
+it put before every sentence, as `SentenceTransformer.encode` does.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.config.choices import Dtype
 from secateur.data.progress import progress_bar
 from secateur.encoders.device import computing_in
-from secateur.encoders.modeling import first_position
+from secateur.encoders.modeling import count_positions
 from secateur.encoders.padding import pad_rows as pad_arrays
 
 log = logging.getLogger(__name__)
@@ -27,9 +30,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TorchEncoder:
-    """A sentence-transformers model with a supported transformer inside."""
+    """A sentence-transformers model with a supported transformer inside.
+
+    `dtype`: the number format that its weights are saved in; it computes in float32 whatever that is. `limit`: tokens
+    of a sentence that are read, where that is fewer than the model reads.
+    """
 
     model: SentenceTransformer
+    dtype: Dtype = "float32"
+    limit: int | None = None
 
     @property
     def transformer(self) -> PreTrainedModel:
@@ -45,7 +54,33 @@ class TorchEncoder:
 
     @property
     def max_length(self) -> int:
-        return cast(int, self.model[0].max_seq_length)
+        """The longest sentence that is read, in tokens; a longer one is truncated."""
+        longest = cast(int, self.model[0].max_seq_length)
+        return longest if self.limit is None else min(longest, self.limit)
+
+    def limited(self, max_length: int) -> "TorchEncoder":
+        """Return the same encoder, weights shared, reading at most so many tokens of a sentence."""
+        return replace(self, limit=max_length)
+
+    @property
+    def prompt(self) -> str:
+        """What stands before every sentence; empty where the model names no default prompt."""
+        name = self.model.default_prompt_name
+        return self.model.prompts.get(name) or "" if name is not None else ""
+
+    @property
+    def prompt_length(self) -> int:
+        """The tokens of the prompt that the pooling leaves out; 0 where it leaves none out."""
+        return self.count_left_out(self.prompt)
+
+    def count_left_out(self, prompt: str) -> int:
+        """Return how many tokens of some prompt the pooling leaves out."""
+        left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self.model)
+        if not prompt or not left_out:
+            return 0
+        pieces = cast(list[int], self.tokenizer(prompt)["input_ids"])
+        closed = bool(pieces) and pieces[-1] in self.tokenizer.all_special_ids
+        return len(pieces) - closed
 
     @property
     def uses_pooler(self) -> bool:
@@ -77,6 +112,7 @@ class TorchEncoder:
         """Return one float32 [words, hidden] array a text: each word the mean of its tokens' last hidden states.
 
         Texts are truncated where the position embeddings end, not at max_length; the vector of a word beyond is zeros.
+        No prompt stands before them: a token task labels the words alone.
         """
         encoded = self.tokenizer(
             [list(words) for words in texts],
@@ -92,11 +128,6 @@ class TorchEncoder:
             for row, states in zip(where, tokens, strict=True):
                 average_pieces(states, encoded.word_ids(row), vectors[row])
         return vectors
-
-
-def count_positions(transformer: PreTrainedModel) -> int:
-    """Return how many tokens the position embeddings reach; the RoBERTa family's begin behind the padding's."""
-    return int(transformer.config.max_position_embeddings) - first_position(transformer.config)
 
 
 def average_pieces(states: np.ndarray, words: Sequence[int | None], out: np.ndarray) -> None:
@@ -139,10 +170,12 @@ def embed(
 
 
 def tokenize(encoder: TorchEncoder, sentences: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of every sentence, special ones included, truncated at the encoder's max_length."""
+    """Return the tokens of every sentence behind the encoder's prompt, special ones included, at most max_length."""
     if not sentences:
         return []
-    encoded = encoder.tokenizer(list(sentences), truncation=True, max_length=encoder.max_length)
+    prompt = encoder.prompt
+    texts = [prompt + sentence for sentence in sentences] if prompt else list(sentences)
+    encoded = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length)
     return cast(list[list[int]], encoded["input_ids"])
 
 
@@ -169,8 +202,11 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
-def encode(encoder: TorchEncoder, inputs: dict[str, Tensor]) -> Encoded:
-    """Run one padded batch through the transformer and the modules behind it, with gradients if they are on."""
+def encode(encoder: TorchEncoder, inputs: dict[str, Tensor], *, prompt_length: int | None = None) -> Encoded:
+    """Run one padded batch through the transformer and the modules behind it, with gradients if they are on.
+
+    `prompt_length`: the tokens at the start that the pooling leaves out (as many as the encoder's own prompt has).
+    """
     output = encoder.transformer(**inputs)
     pooler = output.pooler_output if encoder.uses_pooler else None
     features: dict[str, Any] = {
@@ -178,6 +214,9 @@ def encode(encoder: TorchEncoder, inputs: dict[str, Tensor]) -> Encoded:
         "attention_mask": inputs["attention_mask"],
         "sentence_embedding": pooler,
     }
+    left_out = encoder.prompt_length if prompt_length is None else prompt_length
+    if left_out:
+        features["prompt_length"] = left_out
     for module in list(encoder.model)[1:]:
         features = module(features)
     pooled = features["sentence_embedding"]
@@ -187,4 +226,4 @@ def encode(encoder: TorchEncoder, inputs: dict[str, Tensor]) -> Encoded:
 
 def mean_pool(tokens: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     mask = inputs["attention_mask"].unsqueeze(-1).to(tokens.dtype)  # [B, T, 1]
-    return (tokens * mask).sum(dim=1) / mask.sum(dim=1)
+    return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -1,59 +1,83 @@
 """A folder or a hub name -> an encoder whose weights were all in the files."""
 
 import difflib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined] # of the hub's own HTTP library
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from secateur.config.choices import Dtype
 from secateur.config.errors import InputError
 from secateur.config.teacher import TeacherSettings
-from secateur.encoders.encoder import TorchEncoder
-from secateur.encoders.modeling import PRUNED, find_family
+from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.modeling import PRUNED, find_family, find_layers
+from secateur.encoders.reading import describe_reading
+from secateur.encoders.soundness import (
+    DTYPES,
+    PLAIN,
+    check_finite,
+    check_tokenizer,
+    check_vocabulary,
+    find_absent,
+    find_dtype,
+    list_weight_files,
+    read_header,
+    read_length,
+)
+from secateur.encoders.surgery import rebuild_model
 
 HUB_SECONDS = 10.0
+TOKENS = ("token_embeddings", "last_hidden_state")  # what a transformer gives, as sentence-transformers names it
 
 
 def load_encoder(settings: TeacherSettings, *, device: str = "cpu") -> TorchEncoder:
-    """Load a sentence-transformers or bare transformers folder, or a hub name, in float32.
+    """Load a sentence-transformers or bare transformers folder, or a hub name; it computes in float32.
 
     `pooling: auto` keeps what the folder's modules say (a bare transformer: mean); any other value replaces
-    them. Raises InputError: not a model, a model type that secateur cannot prune, or one that lacks weights.
+    them. It reads as many tokens as the folder says, or `max_length` where that is fewer, and is saved in the folder's
+    number format, or in `dtype`. Raises InputError: not a model, a model type that secateur cannot prune, one that
+    lacks weights or holds numbers that are not finite, or a tokenizer that does not go with it.
     """
     folder = Path(settings.model)
     there = is_there(folder)
-    if there and not (folder / "config.json").is_file():
-        raise InputError(f"{settings.model}: not a model folder: it has no config.json")
-    if not there:
+    if there:
+        check_folder(folder)
+    else:
         find_on_hub(settings.model)
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a missing or unused pooler is ours to judge
     try:
-        find_family(PreTrainedConfig.get_config_dict(settings.model)[0].get("model_type", ""))
-        model = read_model(settings)
-        missing = find_missing(settings.model)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{settings.model}: cannot be loaded as an encoder: {reason}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    first = check_transformer(model, origin=settings.model)
-    first.max_seq_length = min(settings.max_length, first.max_seq_length or settings.max_length)
-    return prepare_model(model.to(device), missing, origin=settings.model)
+        with quiet_transformers():
+            find_family(PreTrainedConfig.get_config_dict(settings.model)[0].get("model_type", ""))
+            model = read_model(settings)
+            transformer = check_transformer(model, origin=settings.model).model
+            header = read_header(list_weight_files(folder)) if there else {}
+            missing = find_missing(settings.model) if not header or find_absent(transformer, header) else []
+    except InputError:
+        raise
+    except Exception as error:  # a broken folder may raise anything in transformers, tokenizers or torch
+        raise InputError(f"{settings.model}: cannot be loaded as an encoder: {say(error)}") from error
+    found = find_dtype(header) if header else name_dtype(transformer.dtype)
+    dtype = found if settings.dtype == "auto" else settings.dtype
+    first, length = check_sound(model, missing, origin=settings.model, tokenizer_file=find_tokenizer(settings.model))
+    first.max_seq_length = length if settings.max_length is None else min(settings.max_length, length)
+    return prepare_model(model.to(device), dtype=dtype, origin=settings.model)
 
 
 def wrap_model(model: SentenceTransformer) -> TorchEncoder:
     """Return a SentenceTransformer in memory as an encoder, by way of a copy: the one given stays as it is.
 
-    Raises InputError: its model type is one that secateur cannot prune.
+    Raises InputError: its model type is one that secateur cannot prune, or it is not sound.
     """
     origin = "the SentenceTransformer"
     first = check_transformer(model, origin=origin)
@@ -61,33 +85,107 @@ def wrap_model(model: SentenceTransformer) -> TorchEncoder:
         find_family(first.model.config.model_type)
     except ValueError as error:
         raise InputError(f"{origin}: {error}") from None
-    return prepare_model(deepcopy(model), [], origin=origin)
+    copied = deepcopy(model)
+    dtype = name_dtype(first.model.dtype)
+    module, length = check_sound(copied, [], origin=origin, tokenizer_file=None)
+    module.max_seq_length = length
+    return prepare_model(copied, dtype=dtype, origin=origin)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError for a folder that is no model's, before any of it is read into memory."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file, not a model folder")
+    if not is_file(folder / "config.json"):
+        raise InputError(f"{folder}: not a model folder: it has no config.json")
+    if is_file(folder / "adapter_config.json"):
+        raise InputError(f"{folder}: an adapter for another model; merge it into that model first")
+    try:
+        read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder / 'config.json'}: cannot be read as JSON: {say(error)}") from None
+    if not isinstance(read, dict):
+        raise InputError(f"{folder / 'config.json'}: a model's config is a mapping, this is {type(read).__name__}")
 
 
 def check_transformer(model: SentenceTransformer, *, origin: str) -> Any:
     """Return a model's first module. Raises InputError: it is not a transformer."""
-    first = model[0]
+    first = model[0] if len(model) else None
     if not isinstance(first, Transformer):
         raise InputError(f"{origin}: its first module is {type(first).__name__}, not a transformer")
     return first
 
 
-def prepare_model(model: SentenceTransformer, missing: list[str], *, origin: str) -> TorchEncoder:
+def check_sound(
+    model: SentenceTransformer, missing: list[str], *, origin: str, tokenizer_file: Path | None
+) -> tuple[Transformer, int]:
+    """Return a model's first module and how many tokens it reads; raise InputError for what is not sound."""
+    first = check_transformer(model, origin=origin)
+    if model.truncate_dim is not None:
+        raise InputError(f"{origin}: its vectors are cut to truncate_dim: {model.truncate_dim}; set it to none (null)")
+    transformer, tokenizer = first.model, first.tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"{origin}: it has no tokenizer")
+    if not find_layers(transformer):
+        raise InputError(f"{origin}: it has no layers")
+    check_weights(model, missing, origin=origin)
+    check_finite(model, origin=origin)
+    check_vocabulary(tokenizer, transformer, origin=origin)
+    length = read_length(tokenizer, transformer, origin=origin)
+    if tokenizer_file is not None:
+        check_tokenizer(tokenizer, tokenizer_file, lowercase=bool(first.do_lower_case), origin=origin)
+    return first, length
+
+
+def prepare_model(model: SentenceTransformer, *, dtype: Dtype, origin: str) -> TorchEncoder:
     """Put a model into float32, evaluation mode and, on a CPU, plain attention, without a pooler that it does not use.
 
-    Raises InputError: a weight that its sentence vector uses is among the `missing` ones.
+    Raises InputError: it reads in a way that secateur does not know, or a sentence does not become a finite vector.
     """
     transformer = cast(PreTrainedModel, model[0].model)
-    transformer.float()
+    model.float()
     model.eval()
     if model.device.type == "cpu":
         # sentences are short: plain attention trains 1.2 times faster than the fused kernel, and embeds 1.1 times
         transformer.set_attn_implementation("eager")
-    encoder = TorchEncoder(model)
-    check_weights(encoder, missing, origin=origin)
+    encoder = TorchEncoder(model, dtype)
     if not encoder.uses_pooler:
         drop_pooler(transformer)
+    try:
+        describe_reading(encoder)
+        vector = embed(encoder, PLAIN[:1])
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+    except Exception as error:  # modules that do not fit together raise what torch finds
+        raise InputError(f"{origin}: cannot embed a sentence: {say(error)}") from error
+    if not np.isfinite(vector).all():
+        raise InputError(f"{origin}: the vector of a sentence is not finite")
     return encoder
+
+
+def name_dtype(dtype: torch.dtype) -> Dtype:
+    return {torch.float16: DTYPES["F16"], torch.bfloat16: DTYPES["BF16"]}.get(dtype, "float32")
+
+
+def find_tokenizer(model: str) -> Path | None:
+    """Return the tokenizer.json of a folder, or of a hub's model in the local cache."""
+    path = Path(model) / "tokenizer.json"
+    if is_file(path):
+        return path
+    cached = None if is_there(Path(model)) else try_to_load_from_cache(model, "tokenizer.json")
+    return Path(cached) if isinstance(cached, str) else None
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing bars and from judging weights in a warning: that is done here."""
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def find_on_hub(name: str) -> None:
@@ -104,11 +202,18 @@ def find_on_hub(name: str) -> None:
         raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub cannot be reached") from None
 
 
-def is_there(folder: Path) -> bool:
+def is_there(path: Path) -> bool:
     """Return whether there is something of this name; a name that no file can have is not there."""
     try:
-        return folder.exists()
-    except (OSError, ValueError):  # too long, or with a zero byte
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, links in a circle
+        return False
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError, RuntimeError):
         return False
 
 
@@ -121,19 +226,23 @@ def name_like(name: str) -> str:
 
 
 def say(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """Return an error in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def read_model(settings: TeacherSettings) -> SentenceTransformer:
+    """Return a model as sentence-transformers reads it; with another pooling than its own, unit vectors behind it."""
+    model = SentenceTransformer(settings.model, device="cpu")
     if settings.pooling == "auto":
-        return SentenceTransformer(settings.model, device="cpu")
-    if settings.pooling == "pooler":
-        text = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
-        transformer = Transformer(settings.model, modality_config=text, module_output_name="sentence_embedding")
-        return SentenceTransformer(modules=[transformer, Normalize()], device="cpu")
-    transformer = Transformer(settings.model)
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=settings.pooling)
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+        return model
+    first = check_transformer(model, origin=settings.model)
+    output, name = ("sentence_embedding", "pooler_output") if settings.pooling == "pooler" else TOKENS
+    text = {"text": {"method": "forward", "method_output_name": name}}
+    first.__dict__.update(module_output_name=output, modality_config=text)
+    modules: list[nn.Module] = [first, Normalize()]
+    if settings.pooling != "pooler":
+        modules.insert(1, Pooling(first.get_embedding_dimension(), pooling_mode=settings.pooling))
+    return rebuild_model(model, modules)
 
 
 def find_missing(model: str) -> list[str]:
@@ -142,10 +251,11 @@ def find_missing(model: str) -> list[str]:
     return sorted(report["missing_keys"])
 
 
-def check_weights(encoder: TorchEncoder, missing: list[str], *, origin: str) -> None:
+def check_weights(model: SentenceTransformer, missing: list[str], *, origin: str) -> None:
     """Raise InputError if a weight that the sentence vector uses was not in the files."""
-    lacks_pooler = getattr(encoder.transformer, "pooler", None) is None or "pooler.dense.weight" in missing
-    if encoder.uses_pooler and lacks_pooler:
+    transformer = model[0].model
+    lacks_pooler = getattr(transformer, "pooler", None) is None or "pooler.dense.weight" in missing
+    if TorchEncoder(model).uses_pooler and lacks_pooler:
         raise InputError(f"{origin}: pooling is pooler, but the model has none")
     needed = [name for name in missing if not name.startswith("pooler.")]
     if needed:

@@ -103,6 +103,11 @@ def first_position(config: PreTrainedConfig) -> int:
     return int(config.pad_token_id) + 1 if stock_type(config) in COUNTED else 0
 
 
+def count_positions(model: PreTrainedModel) -> int:
+    """Return how many tokens the position embeddings reach; the RoBERTa family's begin behind the padding's."""
+    return int(model.config.max_position_embeddings) - first_position(model.config)
+
+
 def layer_names(config: PreTrainedConfig) -> LayerNames:
     return NAMES[stock_type(config)]
 
@@ -225,6 +230,7 @@ class PrunedXLMRobertaConfig(XLMRobertaConfig):
 
 class PrunedBertModel(BertModel):
     config_class = PrunedBertConfig
+    _auto_class = "AutoModel"  # transformers itself copies this file into whatever folder it saves
 
     def __init__(self, config: PrunedBertConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
@@ -233,6 +239,7 @@ class PrunedBertModel(BertModel):
 
 class PrunedCamembertModel(CamembertModel):
     config_class = PrunedCamembertConfig
+    _auto_class = "AutoModel"  # transformers itself copies this file into whatever folder it saves
 
     def __init__(self, config: PrunedCamembertConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
@@ -241,6 +248,7 @@ class PrunedCamembertModel(CamembertModel):
 
 class PrunedDistilBertModel(DistilBertModel):
     config_class = PrunedDistilBertConfig
+    _auto_class = "AutoModel"  # transformers itself copies this file into whatever folder it saves
 
     def __init__(self, config: PrunedDistilBertConfig, **_: object):
         super().__init__(config)
@@ -249,6 +257,7 @@ class PrunedDistilBertModel(DistilBertModel):
 
 class PrunedRobertaModel(RobertaModel):
     config_class = PrunedRobertaConfig
+    _auto_class = "AutoModel"  # transformers itself copies this file into whatever folder it saves
 
     def __init__(self, config: PrunedRobertaConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)
@@ -257,6 +266,7 @@ class PrunedRobertaModel(RobertaModel):
 
 class PrunedXLMRobertaModel(XLMRobertaModel):
     config_class = PrunedXLMRobertaConfig
+    _auto_class = "AutoModel"  # transformers itself copies this file into whatever folder it saves
 
     def __init__(self, config: PrunedXLMRobertaConfig, **_: object):
         super().__init__(config, add_pooling_layer=config.has_pooler)

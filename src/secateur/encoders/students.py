@@ -13,9 +13,17 @@ from secateur.config.errors import InputError
 from secateur.config.student import BodySettings, ShapeSettings, StudentSettings
 from secateur.config.teacher import TeacherSettings
 from secateur.data.wheels import unpack_model
-from secateur.encoders.encoder import TorchEncoder, count_positions
+from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.loading import load_encoder
-from secateur.encoders.modeling import POSITIONS, WORDS, count_heads, count_neurons, find_layers, first_position
+from secateur.encoders.modeling import (
+    POSITIONS,
+    WORDS,
+    count_heads,
+    count_neurons,
+    count_positions,
+    find_layers,
+    first_position,
+)
 from secateur.encoders.surgery import build_model, fill_model, renumber_layers, replace_transformer, resize_config
 from secateur.encoders.vocabulary import train_vocabulary, transplant
 

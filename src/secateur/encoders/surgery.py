@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -169,11 +169,17 @@ def narrow_encoder(encoder: TorchEncoder, transformer: PreTrainedModel, channels
 
 
 def rebuild(encoder: TorchEncoder, modules: list[nn.Module]) -> TorchEncoder:
-    """Return an encoder of these modules, with the prompts and the similarity of the one it comes from."""
-    model = SentenceTransformer(modules=modules, device=str(encoder.device))
-    model.prompts = dict(encoder.model.prompts)
-    model.similarity_fn_name = encoder.model.similarity_fn_name
-    return TorchEncoder(model.eval())
+    """Return an encoder of these modules, with everything else as in the one it comes from."""
+    return replace(encoder, model=rebuild_model(encoder.model, modules).eval())
+
+
+def rebuild_model(model: SentenceTransformer, modules: list[nn.Module]) -> SentenceTransformer:
+    """Return a model of other modules, with the prompts, the default one and the similarity of the one given."""
+    prompts = {name: text or "" for name, text in model.prompts.items()}
+    return SentenceTransformer(
+        modules=modules, device=str(model.device), prompts=prompts, default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+    )  # fmt: skip
 
 
 def make_dense(weight: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor]) -> Dense:
