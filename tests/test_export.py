@@ -33,7 +33,7 @@ pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is n
 from secateur.encoders.onnx_graph import list_matrices
 from secateur.export.quality import Quality, Reference, Search, Texts, choose_int8, compare, find_shortfall, pick_levels
 
-LOOSE = ["--min-cosine", "0.5", "--min-low-cosine", "0", "--sentences", "16", "--threads", "1"]
+LOOSE = ["--min-cosine", "0.5", "--min-low-cosine", "0", "--sentences", "16", "--held-out", "0.4", "--threads", "1"]
 
 
 @pytest.fixture
@@ -255,15 +255,15 @@ def test_the_matrices_that_hurt_most_go_back_first_and_as_few_as_will_do(make_en
     assert choose_int8(search, QualitySettings(min_cosine=1.0))[0] == []
 
 
-def test_texts_are_pairs_that_a_run_holds_out_first(place: Path) -> None:
+def test_texts_are_pairs_that_a_run_holds_out(place: Path) -> None:
     from secateur.data.corpus import load_corpus
     from secateur.export.quality import read_pairs, read_probe_texts
 
     settings = CorpusSettings(files=("pairs.tsv",), held_out=0.3, min_words=3)
-    held = load_corpus(settings, place).held_out
-    texts = read_pairs(place / "pairs.tsv", len(held))
-    assert set(texts.judged) == {*held.en, *held.ru}
-    assert not set(texts.judged) & set(texts.calibration)
+    corpus = load_corpus(settings, place)
+    texts = read_pairs(place / "pairs.tsv", 1000, 0.3)
+    assert texts.judged == [*corpus.held_out.en, *corpus.held_out.ru]
+    assert set(texts.calibration) <= {*corpus.train.en, *corpus.train.ru}
     probe: Texts = read_probe_texts(10)
     assert len(probe.judged) == 10
     assert probe.pairs == 0

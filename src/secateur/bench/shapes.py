@@ -12,9 +12,9 @@ from transformers import BertConfig, BertModel
 from secateur.bench.comparisons import SEED, Comparison, Seconds, Workshop, timed
 from secateur.encoders.cost import count_parameters
 from secateur.encoders.encoder import TorchEncoder, encode
-from secateur.encoders.inference import open_file
 from secateur.encoders.modeling import find_layers, head_size
 from secateur.encoders.onnx_graph import build_graph, list_matrices
+from secateur.encoders.sessions import open_file
 from secateur.encoders.surgery import replace_transformer
 from secateur.pruning.selection import Kept
 from secateur.pruning.slicing import slice_encoder

@@ -33,7 +33,9 @@ def run(options: argparse.Namespace) -> None:
     for name, low in {"length": 2, "repeats": 1, "warmup": 0}.items():
         if getattr(options, name) < low:
             raise InputError(f"--{name}: {getattr(options, name)} is less than {low}")
-    check_positive("threads", min(options.threads or (1,)))
+    for name, values in {"threads": options.threads or (), "repeats": [options.repeats]}.items():
+        for value in values:
+            check_positive(name, value)
     from secateur.encoders.cost import Timing, measure_costs
     from secateur.reports.text import format_costs
 

@@ -1,9 +1,12 @@
 """secateur encode: lines of text to unit vectors."""
 
 import argparse
+import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from secateur.commands.options import MODEL, Parser, add_backend, new_command
 from secateur.config.errors import InputError
@@ -19,6 +22,8 @@ def add(parser: Parser) -> None:
         "--input", type=Path, metavar="FILE", help="UTF-8 text with a sentence on each line (standard input)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the .npy file (standard output)")
+    parser.add_argument("--prompt", metavar="TEXT", help="put before every line (the model's default prompt, if any)")
+    parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts, in its place")
     add_backend(parser)
     parser.add_argument(
         "--batch-tokens", type=int, default=2048, metavar="N", help="how many tokens run at a time (%(default)s)"
@@ -35,10 +40,30 @@ def run(options: argparse.Namespace) -> None:
     from secateur.encoders.inference import Encoder
     from secateur.runs.encode import encode_lines
 
-    encoder = Encoder(
-        options.model, backend=options.backend, threads=options.threads, device=options.device,
-        batch_tokens=options.batch_tokens,
-    )  # fmt: skip
     with ExitStack() as files:
+        out = options.out or files.enter_context(claim_output())
+        encoder = Encoder(
+            options.model, backend=options.backend, threads=options.threads, device=options.device,
+            batch_tokens=options.batch_tokens,
+        )  # fmt: skip
         source = files.enter_context(options.input.open("rb")) if options.input else sys.stdin.buffer
-        encode_lines(encoder, source, options.out or sys.stdout.buffer)
+        encode_lines(encoder, source, out, prompt=options.prompt, prompt_name=options.prompt_name)
+
+
+@contextmanager
+def claim_output() -> Iterator[BinaryIO]:
+    """Yield standard output for vectors alone: what a library prints meanwhile goes to standard error."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # no file of the system's: a notebook's, a test's
+        yield sys.stdout.buffer
+        return
+    sys.stdout.flush()
+    own = os.dup(number)
+    os.dup2(sys.stderr.fileno(), number)
+    try:
+        with os.fdopen(os.dup(own), "wb") as out:
+            yield out
+    finally:
+        os.dup2(own, number)
+        os.close(own)

@@ -4,11 +4,12 @@ import argparse
 import re
 from pathlib import Path
 
+from secateur.commands.check import NO_CHECK, check_saved
 from secateur.commands.options import Parser, add_setting, check_positive, new_command
 from secateur.config.errors import InputError, require
 
 HELP = "Write a model's ONNX files, float and int8, and measure them."
-QUALITY_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "sentences")
+QUALITY_OPTIONS = ("min_cosine", "min_low_cosine", "max_retrieval_loss", "max_drift", "held_out", "sentences")
 
 
 def add(parser: Parser) -> None:
@@ -37,6 +38,7 @@ def add(parser: Parser) -> None:
         help="keep int8 weights up to 63, for x86 processors without VNNI (where this one has none)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="how many threads compute (every core)")
+    parser.add_argument("--no-check", action="store_true", help=NO_CHECK)
     parser.set_defaults(command=run)
 
 
@@ -66,3 +68,5 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
     )  # fmt: skip
     print(ArtefactTable(rows))
+    if not options.no_check:
+        check_saved(options.out or Path(options.model))

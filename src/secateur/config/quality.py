@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from secateur.config.values import FROZEN, Fraction, Positive
+from secateur.config.values import FROZEN, Fraction, Positive, Share
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -14,6 +14,16 @@ class QualitySettings:
     min_low_cosine: Fraction = Field(default=0.97, description="The lowest first percentile of those cosines.")
     max_retrieval_loss: Fraction = Field(
         default=0.01, description="The largest loss of retrieval accuracy@1, in each direction."
+    )
+    max_drift: Fraction = Field(
+        default=1e-5,
+        description="The largest difference of any component of a sentence's vector alone to the one in a batch.",
+    )
+    held_out: Share = Field(
+        default=0.05,
+        description=(
+            "The share of the pairs, chosen by hash, that the model's training held out; of a file it never saw: 1."
+        ),
     )
     sentences: Positive = Field(
         default=1000, description="How many sentences of each language, or of the probe's texts, are compared."

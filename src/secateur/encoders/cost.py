@@ -18,11 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.config.errors import InputError, require
 from secateur.config.teacher import TeacherSettings
 from secateur.encoders.encoder import TorchEncoder, encode, pad, tokenize
-from secateur.encoders.inference import OPENVINO, UNLIMITED, Encoder, find_backends, open_file
+from secateur.encoders.inference import OPENVINO, PARITY, Encoder, find_backends
 from secateur.encoders.loading import load_encoder
-from secateur.encoders.machine import count_cores, read_memory
+from secateur.encoders.machine import count_cores, read_mapped, read_memory
+from secateur.encoders.sessions import open_file
 
 BATCH = 32
+READ = {".json", ".safetensors", ".txt", ".model", ".py"}  # endings of what torch reads of a model folder
+OTHERS = {"onnx", "openvino", PARITY}
 TURN = 5  # sentences, when encoders are timed in turn
 
 
@@ -32,8 +35,8 @@ def count_parameters(encoder: TorchEncoder) -> int:
 
 
 def count_bytes(encoder: TorchEncoder) -> int:
-    """Return the bytes of the weights as they are held and saved, 4 a parameter in float32."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in encoder.model.parameters())
+    """Return the bytes of the weights in the number format that they are saved in; they are held in float32."""
+    return count_parameters(encoder) * int(getattr(torch, encoder.dtype).itemsize)
 
 
 def time_encoders(
@@ -124,18 +127,31 @@ def measure_costs(models: Sequence[str], timing: Timing, *, device: str = "auto"
 
 def describe_costs(model: str, timing: Timing) -> list[dict[str, Any]]:
     """Return what needs no clock, for torch and for each ONNX file there is."""
-    encoder = load_encoder(TeacherSettings(model=model, max_length=UNLIMITED))
+    encoder = load_encoder(TeacherSettings(model=model))
     if timing.length > encoder.max_length:
         raise InputError(f"--length: {timing.length} is over the {encoder.max_length} tokens that {model} reads")
     folder = Path(model)
     there = find_backends(folder)
-    disk = {"torch": sum(path.stat().st_size for path in folder.glob("*.safetensors")) or count_bytes(encoder)}
-    disk |= {backend: path.stat().st_size for backend, path in there.items()}
+    disk = {"torch": count_disk(folder) or count_bytes(encoder)}  # of a hub's model: its weights
+    tokenizer = count_size(folder / "tokenizer.json")
+    disk |= {backend: count_size(path) + tokenizer for backend, path in there.items()}
     known = {"model": model, "parameters": count_parameters(encoder), "flops": count_flops(encoder, timing.length)}
     return [
         {**known, "backend": name, "disk": size, "memory": measure_memory(model, name), "times": {}}
         for name, size in disk.items()
     ]
+
+
+def count_disk(folder: Path) -> int:
+    """Return the bytes of the files that torch reads of a model folder: weights, those of a Dense layer's folder too,
+    tokenizer and settings; what was exported is not among them."""
+    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in READ and path.is_file()]
+    own = [path for path in inside if path.parts[0] not in OTHERS and not any(part[0] == "." for part in path.parts)]
+    return sum(count_size(folder / path) for path in own)
+
+
+def count_size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def count_flops(encoder: TorchEncoder, length: int) -> int:
@@ -178,10 +194,13 @@ def time_runs(encoders: Sequence[Encoder], length: int, batch: int, warmup: int,
 
 
 def measure_memory(model: str, backend: str) -> int | None:
-    """Return the bytes that loading a model and encoding a sentence add to a process of its own (Linux; else None)."""
+    """Return the bytes that loading a model and encoding a sentence add to a process of its own (Linux; else None).
+
+    They are what the process allocates, and the files that it maps: weights that are mapped are read as they are used.
+    """
     if read_memory("RssAnon") is None:
         return None
-    words = [sys.executable, "-m", "secateur.encoders.cost", model, backend]
+    words = [sys.executable, "-P", "-m", "secateur.encoders.cost", model, backend]  # -P: not from the current folder
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"{model}, {backend}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
@@ -192,9 +211,11 @@ def print_memory(arguments: Sequence[str]) -> None:
     model, backend = arguments
     if backend != "torch":  # the library's own memory is not the model's
         importlib.import_module("openvino" if backend in OPENVINO else "onnxruntime")
-    before = read_memory("RssAnon") or 0
-    Encoder(model, backend=backend, device="cpu").encode(["one"])
-    print((read_memory("RssAnon") or 0) - before)
+    before, mapped = read_memory("RssAnon") or 0, read_mapped()
+    encoder = Encoder(model, backend=backend, device="cpu")
+    encoder.encode(["one"])
+    files = sum(size for path, size in read_mapped().items() if path not in mapped)
+    print((read_memory("RssAnon") or 0) - before + files)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ INSTRUCTIONS = (
     "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
 )  # fmt: skip
 EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8"}
+ARM = {"asimddp", "i8mm"}
+REDUCED_LEVELS = 63  # of int8 weights: 2 * 255 * 63 fits the 16 bits in which x86 before VNNI adds two products up
 CPUINFO = Path("/proc/cpuinfo")
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -26,8 +28,28 @@ class Processor:
     @property
     def adds_int8_exactly(self) -> bool:
         """False where two products of int8 are added up in 16 bits, which overflow: x86 before VNNI."""
-        arm = platform.machine().lower() in ("aarch64", "arm64")
-        return arm or not EXACT_INT8.isdisjoint(self.instructions)
+        arm = not self.instructions and platform.machine().lower() in ("aarch64", "arm64")
+        return arm or not (EXACT_INT8 | ARM).isdisjoint(self.instructions)
+
+
+def compare_processors(made: Processor, here: Processor, levels: int | None) -> str:
+    """Return why an int8 file that was made on one processor is not right for another; empty: it is.
+
+    `levels`: the largest whole number of its weights; None: a float file.
+    """
+    if levels is None or not here.instructions or here.adds_int8_exactly == made.adds_int8_exactly:
+        return ""
+    if levels > REDUCED_LEVELS and not here.adds_int8_exactly:
+        return (
+            f"its int8 weights go up to {levels}, for processors with VNNI such as the one it was made on, "
+            f"{made.name}; on {here.name}, which has none, sums overflow and vectors may be wrong"
+        )
+    if levels <= REDUCED_LEVELS and here.adds_int8_exactly:
+        return (
+            f"its int8 weights go up to {levels}, for processors without VNNI such as the one it was made on, "
+            f"{made.name}; {here.name} can do with finer ones"
+        )
+    return ""
 
 
 def read_processor(cpuinfo: Path = CPUINFO) -> Processor:
@@ -74,6 +96,21 @@ def read_memory(field: str) -> int | None:
     path = Path("/proc/self/status")
     lines = path.read_text().splitlines() if path.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def read_mapped() -> dict[str, int]:
+    """Return the bytes of each file but libraries that this process has in its memory by mapping, as Linux says.
+
+    Weights that were mapped are in none of a process's own counts until they are used, and then in the files' count.
+    """
+    path = Path("/proc/self/maps")
+    mapped: dict[str, int] = {}
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        reach, _, _, _, _, *name = line.split(maxsplit=5)
+        if name and name[0].startswith("/") and ".so" not in Path(name[0]).name:
+            start, end = (int(number, 16) for number in reach.split("-"))
+            mapped[name[0]] = mapped.get(name[0], 0) + end - start
+    return mapped
 
 
 def free_memory() -> None:

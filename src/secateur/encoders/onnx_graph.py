@@ -2,8 +2,9 @@
 
 The graph is written node by node from the weights, not traced: attention, and GELU with its bias, are ONNX Runtime's
 fused operators from the start, with the head counts that each layer has.
-Inputs: input_ids, attention_mask, int64 [B, T]. Outputs: last_hidden_state [B, T, H], for libraries that pool
-themselves, and sentence_embedding [B, D], pooled, through the modules behind the pooling, at unit length.
+Inputs: input_ids, attention_mask, int64 [B, T]. Outputs: sentence_embedding [B, D], pooled, through the modules behind
+the pooling, at unit length; it comes first, for whoever takes the first output. last_hidden_state [B, T, H], for
+libraries that ask for it by name and pool themselves.
 """
 
 from collections.abc import Container, Sequence
@@ -45,7 +46,20 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[TensorProto] = []
         self.names: dict[str, int] = {}
-        self.mask = ""  # attention_mask as int32, once an attention has asked for it
+        self.shared: dict[str, str] = {}  # what is written when it is first asked for, and read in many places
+
+    @property
+    def mask(self) -> str:
+        """The attention_mask as int32 [B, T]."""
+        if "mask" not in self.shared:
+            self.shared["mask"] = self.add("Cast", "attention_mask", to=TensorProto.INT32)
+        return self.shared["mask"]
+
+    def number(self, name: str, value: np.generic) -> str:
+        """Return the name of a constant number, written once."""
+        if name not in self.shared:
+            self.shared[name] = self.weight(name, np.asarray(value))
+        return self.shared[name]
 
     def weight(self, name: str, values: np.ndarray | Tensor | Sequence[int]) -> str:
         """Add a constant and return its name; tensors become float32."""
@@ -62,13 +76,22 @@ class Graph:
         return named[0]
 
     def multiply(self, values: str, name: str, matrix: Tensor | np.ndarray) -> str:
-        """Add values times a matrix [inputs, outputs]; int8 has a scale for each output, the values one each time."""
+        """Add values times a matrix [inputs, outputs]; in int8 each output has a scale, and so has each row of values.
+
+        A row's scale is its own largest value's, so no row depends on another one's values. DynamicQuantizeMatMul, one
+        node in place of six, has one scale for a whole batch: a sentence's vector is then another one in other company
+        (cosine .97 to .99), and farther from the float model's. In a row of zeros 0 / 0 becomes some whole number, and
+        the product is multiplied by 0.
+        """
         self.matrices.append(name)
         if name not in self.int8:
             return self.add("MatMul", values, self.weight(name, matrix))
         whole, scales = quantize(as_array(matrix), axis=0, levels=self.levels)
-        parts = self.weight(name, whole), self.weight(f"{name}.scale", scales)
-        return self.add("DynamicQuantizeMatMul", values, *parts, domain=FUSED)
+        step, middle = self.number("int8.step", np.float32(1 / 127)), self.number("int8.middle", np.uint8(128))
+        largest = self.add("ReduceMax", self.add("Abs", values), axes=[-1], keepdims=1)
+        steps = self.add("QuantizeLinear", self.add("Div", values, largest), step, middle)  # 1 to 255
+        parts = self.weight(name, whole), step, self.weight(f"{name}.scale", scales), middle
+        return self.add("Mul", self.add("MatMulIntegerToFloat", steps, *parts, domain=FUSED), largest)
 
     def look_up(self, name: str, table: Tensor, rows: str) -> str:
         """Add rows of a table [rows, D]: in int8 with a scale for each row."""
@@ -121,8 +144,10 @@ def write_graph(graph: Graph, encoder: TorchEncoder) -> onnx.ModelProto:
     tokens = graph.add("Identity", hidden, outputs=["last_hidden_state"])
     sentence = read_out(graph, encoder, tokens)
     graph.add("Identity", sentence, outputs=["sentence_embedding"])
-    sizes = {"last_hidden_state": ["B", "T", encoder.transformer.config.hidden_size]}
-    sizes["sentence_embedding"] = ["B", encoder.dimension]
+    sizes: dict[str, list[str | int | None]] = {
+        "sentence_embedding": ["B", encoder.dimension],
+        "last_hidden_state": ["B", "T", encoder.transformer.config.hidden_size],
+    }
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -203,7 +228,6 @@ def attend(graph: Graph, encoder: TorchEncoder, layer: nn.Module, where: str, he
     read = graph.multiply(hidden, f"{where}.attention.packed", packed)
     parts = [f"{where}.{part}" for part in ("query", "key", "value")]
     graph.add("Split", read, graph.weight(f"{where}.split", np.array([width] * 3, np.int64)), outputs=parts, axis=-1)
-    graph.mask = graph.mask or graph.add("Cast", "attention_mask", to=TensorProto.INT32)
     biases = graph.weight(f"{where}.attention.packed_bias", bias)
     return graph.add("MultiHeadAttention", *parts, biases, graph.mask, domain=FUSED, num_heads=heads)
 
@@ -240,6 +264,8 @@ def activate(graph: Graph, values: str, bias: Tensor, name: str, where: str) -> 
 def read_out(graph: Graph, encoder: TorchEncoder, tokens: str) -> str:
     """Write pooling and what follows it, and scale to unit length."""
     modules = list(encoder.model)[1:]
+    if encoder.prompt_length:
+        raise InputError("export: a pooling that leaves the prompt's tokens out (include_prompt) has no ONNX form here")
     if encoder.uses_pooler:
         pooler = cast(nn.Linear, encoder.transformer.get_submodule("pooler.dense"))
         sentence = graph.add("Tanh", project(graph, first_token(graph, tokens), pooler, "pooler"))
@@ -260,14 +286,17 @@ def read_out(graph: Graph, encoder: TorchEncoder, tokens: str) -> str:
 
 
 def pool(graph: Graph, tokens: str, pooling: Pooling) -> str:
+    """Write the mean of the tokens that the mask shows, zeros where it shows none, or the first of them."""
     if pooling.pooling_mode == "cls":
-        return first_token(graph, tokens)
+        first = graph.add("ArgMax", graph.mask, axis=1, keepdims=1)  # [B, 1]; 0 where the mask shows no token
+        return graph.add("GatherND", tokens, first, batch_dims=1)
     if pooling.pooling_mode != "mean":
         raise InputError(f"export: pooling {pooling.pooling_mode} has no ONNX form here")
     last, middle = (graph.weight(name, np.array([axis], np.int64)) for name, axis in (("last", -1), ("middle", 1)))
     mask = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=TensorProto.FLOAT), last)  # [B, T, 1]
     total = graph.add("ReduceSum", graph.add("Mul", tokens, mask), middle, keepdims=0)
-    return graph.add("Div", total, graph.add("ReduceSum", mask, middle, keepdims=0))
+    count = graph.add("ReduceSum", mask, middle, keepdims=0)
+    return graph.add("Div", total, graph.add("Max", count, graph.number("one", np.float32(1))))
 
 
 def first_token(graph: Graph, tokens: str) -> str:

@@ -2,35 +2,42 @@
 
 Measured on the file: cosine of its vectors to torch's, and retrieval accuracy@1 among held-out pairs. If int8
 everywhere falls short, each matrix is made int8 alone; those that hurt most for their size go back to float, as few
-as will do.
+as will do. Of a file that is kept it is also measured whether a sentence's vector depends on what else is in its batch.
 """
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from secateur.config.corpus import CorpusSettings
 from secateur.config.errors import InputError
 from secateur.config.quality import QualitySettings
-from secateur.data.cleaning import KeyedRow, clean_rows, drop_duplicates
+from secateur.data.cleaning import clean_rows, drop_duplicates
 from secateur.data.corpus import split_rows
+from secateur.data.counting import say_count
 from secateur.data.progress import progress_bar
 from secateur.data.sources import read_table
 from secateur.encoders.encoder import TorchEncoder, embed, tokenize
-from secateur.encoders.inference import open_file, run_rows
+from secateur.encoders.inference import run_rows
+from secateur.encoders.machine import REDUCED_LEVELS
 from secateur.encoders.onnx_graph import LEVELS, build_graph, list_matrices
+from secateur.encoders.padding import pad_rows
+from secateur.encoders.sessions import Run, open_file
 from secateur.evaluation.encodechka import list_sentences
 from secateur.evaluation.probe import FOLDER, PARTS, read_parts
 from secateur.evaluation.validation import retrieval
 
 log = logging.getLogger(__name__)
 
-REDUCED = 63  # 2 * 255 * 63 + ... fits the 16 bits in which processors before VNNI add two products up
 SMALLEST = 4  # sentences of each kind
+FEW = 100  # pairs: the standard error of an accuracy@1 is then up to 0.05
+COMPANY = 128, 32  # sentences that are also run alone, and in padded batches of so many
 
 
 @dataclass(frozen=True)
@@ -40,32 +47,48 @@ class Texts:
     judged: list[str]  # of pairs: all English sides, then all Russian
     calibration: list[str]
     pairs: int  # 0: the sentences are no pairs, and retrieval is not measured
+    calibration_pairs: int
     origin: str
 
 
-def read_pairs(path: Path, count: int) -> Texts:
-    """Return the `count` pairs of a .tsv (en, ru) that a run on it holds out first, and the next ones to calibrate on.
+def read_pairs(path: Path, count: int, held_out: float) -> Texts:
+    """Return up to `count` pairs of a .tsv (en, ru) that a run on it holds out, and others to calibrate on.
 
-    A run holds out the lowest hashes of the English side, whatever share it names, so these are pairs that no run on
-    this file has trained on. Raises InputError: unreadable, or too few pairs.
+    The file is cleaned and split as a run with that `corpus.held_out` does it, so nothing was trained on the pairs
+    judged by. Pairs of the training side calibrate, or texts of the probe where there are none.
+    Raises InputError: unreadable, or too few pairs held out.
     """
-    rows = drop_duplicates(clean_rows(read_table(path, 0.01), min_words=3, max_words=64), {})
-    rows.sort(key=place_of)
-    held = split_rows(rows, 1.0).held_out
-    judged = min(count, 3 * len(held) // 4)
+    settings = CorpusSettings()
+    rows = clean_rows(
+        read_table(path, settings.max_malformed), min_words=settings.min_words, max_words=settings.max_words
+    )
+    corpus = split_rows(drop_duplicates(rows, {}), held_out)
+    held, train = corpus.held_out, [number for number, paired in enumerate(corpus.train.paired) if paired]
+    judged = min(count, len(held))
+    error = 0.5 / math.sqrt(max(1, judged))  # of a share among so many: at most
+    of = f"of the {say_count(len(held) + len(train), 'pair')} of {path.name}"
     if judged < SMALLEST:
-        raise InputError(f"{path}: {len(held)} pairs are left after cleaning, too few to judge a file by")
-    rest = slice(judged, judged + max(SMALLEST, judged // 4))
+        raise InputError(
+            f"{path}: {judged} {of} are held out, a share of {held_out} by hash: too few to judge a file by; "
+            "leave --pairs out, or set --held-out to 1 if the model never saw this file"
+        )
+    if judged < FEW:
+        log.warning(
+            "%d %s are held out, a share of %s by hash: retrieval accuracy@1 has a standard error of up to %.2f",
+            judged, of, held_out, error,
+        )  # fmt: skip
+    some = train[: max(SMALLEST, judged // 4)]
+    calibration = [*(corpus.train.en[row] for row in some), *(corpus.train.ru[row] for row in some)]
     return Texts(
         judged=[*held.en[:judged], *held.ru[:judged]],
-        calibration=[*held.en[rest], *held.ru[rest]],
+        calibration=calibration if len(some) >= SMALLEST else read_probe_texts(2 * judged).calibration,
         pairs=judged,
-        origin=f"{judged} pairs of {path.name}",
+        calibration_pairs=len(some) if len(some) >= SMALLEST else 0,
+        origin=(
+            f"{judged} pairs of {path.name}, held out by hash (a share of {held_out}; standard error of accuracy@1 up "
+            f"to {error:.2f})"
+        ),
     )
-
-
-def place_of(row: KeyedRow) -> float:
-    return row.place
 
 
 def read_probe_texts(count: int) -> Texts:
@@ -75,7 +98,7 @@ def read_probe_texts(count: int) -> Texts:
     calibration = max(SMALLEST, count // 4)
     judged = ordered[:count]
     origin = f"{len(judged)} sentences of the probe; retrieval needs pairs and is not measured"
-    return Texts(judged, ordered[count : count + calibration], 0, origin)
+    return Texts(judged, ordered[count : count + calibration], 0, 0, origin)
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,8 @@ class Quality:
     low_cosine: float  # their first percentile
     en_ru: float | None  # retrieval accuracy@1; none: no pairs
     ru_en: float | None
+    drift: float | None = None  # largest difference of any component of a vector alone to the one in a batch
+    padded_drift: float | None = None  # the same in batches of several lengths, which secateur does not run
 
 
 def compare(vectors: np.ndarray, reference: np.ndarray, pairs: int) -> Quality:
@@ -113,13 +138,32 @@ class Reference:
     pairs: int
     threads: int | None
 
-    def measure(self, file: Path | bytes, *, backend: str = "onnx") -> Quality:
-        """Return what an ONNX file's vectors are worth, run by ONNX Runtime or by OpenVINO."""
+    def measure(self, file: Path | bytes, *, backend: str = "onnx", company: bool = False) -> Quality:
+        """Return what an ONNX file's vectors are worth, run by ONNX Runtime or by OpenVINO.
+
+        `company`: measure too whether they depend on what else is in a batch.
+        """
         run, dimension = open_file(file, self.threads, backend=backend)
         vectors = np.empty((len(self.rows), dimension), np.float32)
-        for where, found in run_rows(run, self.rows, self.pad_id):
+        for where, found in run_rows(run, self.rows, self.pad_id, padded=False):
             vectors[where] = found
-        return compare(vectors, self.vectors, self.pairs)
+        quality = compare(vectors, self.vectors, self.pairs)
+        if not company:
+            return quality
+        drift, padded_drift = self.measure_drift(run, vectors)
+        return replace(quality, drift=drift, padded_drift=padded_drift)
+
+    def measure_drift(self, run: Run, vectors: np.ndarray) -> tuple[float, float]:
+        """Return how far sentences alone are from `vectors`, those of batches of one length, and from padded batches.
+
+        The largest difference of any component of unit vectors.
+        """
+        count, batch = COMPANY
+        some = np.random.default_rng(0).permutation(len(self.rows))[:count]
+        alone = np.concatenate([run(*pad_rows([self.rows[row]], self.pad_id)) for row in some])
+        parts = np.array_split(some, -(-len(some) // batch))
+        padded = np.concatenate([run(*pad_rows([self.rows[row] for row in part], self.pad_id)) for part in parts])
+        return float(np.abs(alone - vectors[some]).max()), float(np.abs(alone - padded).max())
 
     @property
     def float_quality(self) -> Quality:
@@ -138,6 +182,8 @@ def find_shortfall(quality: Quality, float_quality: Quality, limits: QualitySett
         return f"mean cosine {quality.cosine:.7f}, at least {limits.min_cosine} asked"
     if quality.low_cosine < limits.min_low_cosine:
         return f"first percentile of the cosine {quality.low_cosine:.7f}, at least {limits.min_low_cosine} asked"
+    if quality.drift is not None and not quality.drift <= limits.max_drift:
+        return f"a vector differs by {quality.drift:.1e} in other company, at most {limits.max_drift:.0e} asked"
     for way in ("en_ru", "ru_en"):
         own, whole = getattr(quality, way), getattr(float_quality, way)
         if own is not None and whole - own > limits.max_retrieval_loss + 1e-9:
@@ -202,4 +248,4 @@ def choose_int8(search: Search, limits: QualitySettings) -> tuple[list[str], lis
 
 def pick_levels(limits: QualitySettings, exact: bool) -> int:
     """Return the largest whole number that int8 weights use, `exact` being whether this processor adds up exactly."""
-    return LEVELS if (exact if limits.exact is None else limits.exact) else REDUCED
+    return LEVELS if (exact if limits.exact is None else limits.exact) else REDUCED_LEVELS
