@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MINILM, ROOT, cache_with
+from conftest import MINILM, ROOT, SPECIAL, cache_with, make_transformer
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur.config.errors import InputError
+from secateur.config.teacher import TeacherSettings
 from secateur.data.wheels import unpack_model
 from secateur.distillation.universal import find_package
 from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.loading import load_encoder
 from secateur.encoders.saving import save_encoder
 from secateur.encoders.surgery import replace_tokenizer
 from secateur.pruning.spelling import Pieces, read_vocabulary, spell_best, spell_greedily
@@ -230,3 +232,75 @@ def read_pairs(path: Path, count: int) -> tuple[list[str], list[str]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [line.rstrip("\n").split("\t") for line in islice(lines, count)]
     return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def words_first(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with its tokens numbered from the longest to the shortest, the special ones last."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    numbers = sorted(tokenizer.get_vocab(), key=lambda token: (token in SPECIAL, -len(token), token))
+    places = {token: number for number, token in enumerate(numbers)}
+    backend.model = models.WordPiece(places, unk_token="[UNK]")
+    backend.post_processor = processors.BertProcessing(("[SEP]", places["[SEP]"]), ("[CLS]", places["[CLS]"]))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **dict(zip(names, SPECIAL, strict=True)))
+
+
+def with_tokenizer(
+    family: str, tokenizer: PreTrainedTokenizerFast, folder: Path, *, rows: int, **ids: int
+) -> TorchEncoder:
+    model = make_transformer(family, vocabulary=rows, layers=2, heads=2, hidden=16, neurons=16, seed=0)
+    model.config.update(ids)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_encoder(TeacherSettings(model=str(folder)))
+
+
+def test_what_the_config_names_by_number_goes_with_its_token(
+    tokenizer: PreTrainedTokenizerFast, sentences: list[str], tmp_path: Path
+) -> None:
+    late = words_first(tokenizer)
+    pad, last, count = late.pad_token_id, late.sep_token_id, len(late)
+    ids = {"pad_token_id": pad, "eos_token_id": last, "bos_token_id": 10**6}
+    teacher = with_tokenizer("bert", late, tmp_path / "teacher", rows=count + 7, **ids)
+    trimmed = trim_vocabulary(teacher, texts_of(sentences, 8), 190, fold=False)
+    student, kept = trimmed.encoder, list(trimmed.kept)
+    config = student.transformer.config
+    assert [config.pad_token_id, config.eos_token_id] == [kept.index(pad), kept.index(last)]
+    assert (
+        config.pad_token_id == student.tokenizer.pad_token_id == student.transformer.get_input_embeddings().padding_idx
+    )
+    assert config.bos_token_id is None
+    rows = [row for part in tokenize(late, sentences) for row in part]
+    whole = [text for text, row in zip(sentences, rows, strict=True) if set(row) <= set(kept)]
+    assert len(whole) >= 8
+    assert np.array_equal(embed(student, whole), embed(teacher, whole))
+    save_encoder(student, tmp_path / "student")
+    again = load_encoder(TeacherSettings(model=str(tmp_path / "student")))
+    assert np.array_equal(embed(again, sentences), embed(student, sentences))
+
+
+def test_positions_that_hang_on_the_padding_keep_its_number(
+    tokenizer: PreTrainedTokenizerFast, sentences: list[str], tmp_path: Path
+) -> None:
+    late = words_first(tokenizer)
+    ids = {"pad_token_id": 5}  # a long word that none of the texts has
+    teacher = with_tokenizer("roberta", late, tmp_path / "teacher", rows=len(late), **ids)
+    trimmed = trim_vocabulary(teacher, texts_of(sentences, 8), 190, fold=False)
+    assert trimmed.kept[:6] == (0, 1, 2, 3, 4, 5)
+    assert trimmed.encoder.transformer.config.pad_token_id == 5
+
+
+def test_rows_that_stand_for_no_token_go_and_tokens_without_a_row_are_refused(
+    tokenizer: PreTrainedTokenizerFast, sentences: list[str], tmp_path: Path
+) -> None:
+    count = len(tokenizer)
+    teacher = with_tokenizer("bert", tokenizer, tmp_path / "more", rows=count + 7)
+    for size in (count + 3, count):
+        student = trim_vocabulary(teacher, texts_of(sentences, 8), size).encoder
+        assert student.transformer.config.vocab_size == len(student.tokenizer) == count
+        assert np.array_equal(embed(student, sentences), embed(teacher, sentences))
+    assert trim_vocabulary(teacher, texts_of(sentences, 8), count + 7).encoder is teacher
+    longer = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]")
+    longer.add_tokens(["one", "two"])
+    with pytest.raises(InputError, match=f"the tokenizer has {count + 2} tokens, the embeddings {count}"):
+        trim_vocabulary(replace_tokenizer(student, longer), texts_of(sentences, 8), 190)

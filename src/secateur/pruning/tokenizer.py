@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur.config.errors import InputError
 from secateur.encoders.encoder import TorchEncoder
-from secateur.encoders.modeling import WORDS, count_heads, count_neurons
+from secateur.encoders.modeling import WORDS, count_heads, count_neurons, first_position
 from secateur.encoders.surgery import fill_model, replace_tokenizer, replace_transformer, resize_config
+from secateur.pruning.unknown import copy_backend, encode
 
 
 def fast_tokenizer(encoder: TorchEncoder) -> PreTrainedTokenizerFast:
@@ -28,12 +28,9 @@ def tokenize(
     tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str], step: int = 4_096
 ) -> Iterable[list[list[int]]]:
     """Yield the tokens of sentences, whole and without special tokens, some thousand sentences at a time."""
-    backend = deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
+    backend = copy_backend(tokenizer)
     for start in range(0, len(sentences), step):
-        encoded = backend.encode_batch(list(sentences[start : start + step]), add_special_tokens=False)
-        yield [row.ids for row in encoded]
+        yield [row.ids for row in encode(backend, sentences[start : start + step])]
 
 
 def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> TorchEncoder:
@@ -47,11 +44,9 @@ def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> 
         has_pooler=encoder.uses_pooler,
         pieces=len(kept),
     )
-    for role in ("pad", "bos", "eos"):
-        number = getattr(shape, f"{role}_token_id", None)
-        if isinstance(number, int) and number in kept:
-            setattr(shape, f"{role}_token_id", list(kept).index(number))
-    if shape.pad_token_id != transformer.config.pad_token_id:
+    for key, value in renumber_roles(shape.to_dict(), kept).items():
+        setattr(shape, key, value)
+    if first_position(shape) != first_position(transformer.config):
         raise InputError("vocabulary: the padding token is not among the first tokens; its number cannot change")
     weights = dict(transformer.state_dict())
     name = f"{WORDS}.weight"
@@ -60,8 +55,33 @@ def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> 
     return replace_tokenizer(replace_transformer(encoder, trimmed), tokenizer)
 
 
+def renumber_roles(settings: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """Return the settings that name tokens by number (pad_token_id, ...) with new numbers; None: there is no such token
+    any more."""
+    place = {number: row for row, number in enumerate(kept)}
+    changed: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key.endswith("_token_id") and isinstance(value, list):
+            changed[key] = [place[number] for number in value if number in place] or None
+        elif key.endswith("_token_id") and value is not None:
+            changed[key] = place.get(value)
+    return changed
+
+
+def named_numbers(settings: Mapping[str, Any], pieces: int) -> set[int]:
+    """Return the tokens, of so many, that settings name by number."""
+    named = renumber_roles(settings, range(pieces)).values()
+    return {
+        number for value in named if value is not None for number in (value if isinstance(value, list) else [value])
+    }
+
+
 def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of the same class with these tokens alone, numbered anew in their old order."""
+    """Return a tokenizer of the same class with these tokens alone, numbered anew in their old order.
+
+    It neither truncates nor pads until it is told to. Raises InputError: stock transformers would read something else
+    from its files than what was written.
+    """
     place = {number: row for row, number in enumerate(kept)}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["model"] = cut_model(content["model"], tokenizer.get_vocab(), place)
@@ -70,22 +90,37 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> Pr
     content["truncation"], content["padding"] = None, None
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        for old in ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"):
-            (Path(folder) / old).unlink(missing_ok=True)
+        for path in Path(folder).iterdir():
+            if path.suffix != ".jinja" and path.name not in WRITTEN:  # other forms of the old vocabulary
+                path.unlink()
         path = Path(folder) / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
+        settings |= renumber_roles(settings, kept)
         if "added_tokens_decoder" in settings:
             tokens = settings["added_tokens_decoder"].items()
             settings["added_tokens_decoder"] = {str(place[int(number)]): token for number, token in tokens}
-            path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
         (Path(folder) / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         cut = AutoTokenizer.from_pretrained(folder)
     assert isinstance(cut, PreTrainedTokenizerFast), "what it was saved from is a fast one"
-    expected = Tokenizer.from_str(json.dumps(content))
-    if cut.get_vocab() != expected.get_vocab(with_added_tokens=True):
-        raise InputError(f"vocabulary: a {type(tokenizer).__name__} cannot be trimmed: it changes what it reads back")
+    check_read_back(cut, Tokenizer.from_str(json.dumps(content)), type(tokenizer).__name__)
     cut.name_or_path = tokenizer.name_or_path
     return cut
+
+
+WRITTEN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def check_read_back(cut: PreTrainedTokenizerFast, expected: Tokenizer, kind: str) -> None:
+    """Raise InputError if what stock transformers reads differs from what was written, and name the part."""
+    read, written = json.loads(cut.backend_tokenizer.to_str()), json.loads(expected.to_str())
+    parts = ("model", "added_tokens", "normalizer", "pre_tokenizer", "post_processor")
+    changed = [part for part in parts if read[part] != written[part]]
+    if cut.get_vocab() != expected.get_vocab(with_added_tokens=True) or changed:
+        raise InputError(
+            f"vocabulary: a {kind} cannot be trimmed: it changes its {', '.join(changed) or 'vocabulary'} when it is "
+            f"read back"
+        )
 
 
 def cut_model(model: dict[str, Any], numbers: Mapping[str, int], place: Mapping[int, int]) -> dict[str, Any]:
@@ -98,15 +133,19 @@ def cut_model(model: dict[str, Any], numbers: Mapping[str, int], place: Mapping[
     return model | {"vocab": listed, "unk_id": unknown}
 
 
-def renumber(processor: Any, place: Mapping[int, int]) -> Any:
-    """Return the JSON of a post-processor with the special tokens' new numbers, whatever its type."""
-    if isinstance(processor, dict):
-        changed = {key: renumber(value, place) for key, value in processor.items()}
-        if "ids" in changed:  # a template's special token
-            changed["ids"] = [place[number] for number in processor["ids"]]
-        return changed
-    if isinstance(processor, list):
-        if len(processor) == 2 and isinstance(processor[0], str) and isinstance(processor[1], int):
-            return [processor[0], place[processor[1]]]  # ["[SEP]", 102] of the older types
-        return [renumber(value, place) for value in processor]
-    return processor
+def renumber(processor: dict[str, Any] | None, place: Mapping[int, int]) -> dict[str, Any] | None:
+    """Return the JSON of a post-processor with the special tokens' new numbers."""
+    if processor is None:
+        return None
+    changed = dict(processor)
+    if "processors" in processor:
+        changed["processors"] = [renumber(part, place) for part in processor["processors"]]
+    for role in ("cls", "sep"):  # ["[SEP]", 102] of the types for one model
+        if role in processor:
+            changed[role] = [processor[role][0], place[processor[role][1]]]
+    if processor["type"] == "TemplateProcessing":
+        tokens = processor["special_tokens"].items()
+        changed["special_tokens"] = {
+            name: token | {"ids": [place[number] for number in token["ids"]]} for name, token in tokens
+        }
+    return changed

@@ -2,8 +2,9 @@
 
 Which tokens stay: every token has a weight, its share of a language's text, averaged over the languages; cutting it
 costs its weight times the squared distance from its vector to the mean of the vectors that then spell it. The tokens
-that cost most stay. Special tokens stay, and so do the single letters of every script that the texts are written in and
-whatever cannot be spelt with them: no text of these languages gets an unknown token that it did not have.
+that cost most stay. Special tokens stay, and so do all signs, digits and emoji, the single letters of every script that
+the texts are written in, and whatever cannot be spelt with them: no text in these scripts gets an unknown token that it
+did not have (the proof is in `spelling`). Letters of other scripts may become unknown.
 
 What a cut token leaves: its vector is folded into those that now spell it. With K and C the kept and the cut tokens, w
 their weights, e their vectors and A the matrix whose row c holds 1/k at each of the k tokens that spell c, the new
@@ -11,10 +12,10 @@ vectors x of the kept tokens are the weighted least squares
 
     min over x of  sum over k in K of w_k |x_k - e_k|^2  +  sum over c in C of w_c |(A x)_c - e_c|^2.
 
-Without folding, sentences whose tokens were all kept have bit for bit the same vector as before.
+Without folding, sentences without unknown tokens whose tokens were all kept have bit for bit their old vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,9 +28,11 @@ from transformers import PreTrainedTokenizerFast
 
 from secateur.config.errors import InputError
 from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.modeling import first_position
 from secateur.pruning.lowrank import floor_weights
-from secateur.pruning.spelling import Pieces, find_needed, find_ours, read_vocabulary
-from secateur.pruning.tokenizer import fast_tokenizer, replace_pieces, tokenize
+from secateur.pruning.spelling import Pieces, find_needed, find_ours, find_unsafe, read_vocabulary
+from secateur.pruning.tokenizer import fast_tokenizer, named_numbers, replace_pieces, tokenize
+from secateur.pruning.unknown import check_known, unknown_number
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Coverage:
     pieces_after: float
     unknown_before: int
     unknown_after: int
-    survived: float  # share of the sentences whose tokens were all kept
+    survived: float  # share of the sentences that are read as before: all their tokens were kept
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,25 @@ def trim_vocabulary(
 ) -> Trimmed:
     """Return an encoder that reads with `size` tokens of its vocabulary, chosen for `texts`: sentences by language.
 
-    `weights` are what `weigh_pieces` returns for them, where they are known.
+    `weights` are what `weigh_pieces` returns for them, where they are known; else texts that the tokenizer does not
+    know are warned of or refused, as `check_known` does.
 
-    Raises InputError: a language without text, a tokenizer that is neither WordPiece nor Unigram, a size that the
-    letters of the texts alone exceed. A `size` that the vocabulary does not exceed returns the encoder as it is.
+    Raises InputError: a language without text, a tokenizer that cannot be trimmed, a size that the letters of the texts
+    alone exceed. A `size` that the vocabulary does not exceed returns the encoder as it is, without rows of its
+    embeddings that stand for no token.
     """
     check_texts(texts)
     tokenizer = fast_tokenizer(encoder)
     pieces = read_vocabulary(tokenizer)
-    if size >= len(tokenizer):
-        return Trimmed(encoder, tuple(range(len(tokenizer))))
-    weights = weigh_pieces(tokenizer, texts) if weights is None else weights
     vectors = word_vectors(encoder)
-    kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size)
+    check_rows(pieces, vectors)
+    if weights is None:
+        check_known(tokenizer, texts)
+        weights = weigh_pieces(tokenizer, texts)
+    if size >= len(tokenizer):
+        every = tuple(range(len(tokenizer)))
+        return Trimmed(encoder if size >= len(vectors) else replace_pieces(encoder, every, vectors[list(every)]), every)
+    kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size, also=find_fixed(encoder))
     known = set(kept)
     parts = {piece: pieces.spell(piece, known) for piece in np.flatnonzero(weights).tolist() if piece not in known}
     rows = vectors[torch.tensor(kept)]
@@ -86,7 +95,20 @@ def least_size(encoder: TorchEncoder, texts: Mapping[str, Sequence[str]]) -> int
     check_texts(texts)
     tokenizer = fast_tokenizer(encoder)
     pieces = read_vocabulary(tokenizer)
-    return len(find_needed(tokenizer, pieces, find_ours(pieces, texts)))
+    check_rows(pieces, word_vectors(encoder))
+    return len(find_needed(pieces, find_ours(tokenizer, pieces, texts).promised) | find_fixed(encoder))
+
+
+def check_rows(pieces: Pieces, vectors: Tensor) -> None:
+    if len(pieces.texts) > len(vectors):
+        raise InputError(f"vocabulary: the tokenizer has {len(pieces.texts)} tokens, the embeddings {len(vectors)}")
+
+
+def find_fixed(encoder: TorchEncoder) -> set[int]:
+    """Return the tokens that the config names by number, and those before the padding where positions hang on it."""
+    config = encoder.transformer.config
+    count = len(encoder.tokenizer)
+    return named_numbers(config.to_dict(), count) | set(range(min(first_position(config), count)))
 
 
 def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
@@ -120,23 +142,35 @@ def choose_pieces(
     vectors: Tensor,
     texts: Mapping[str, Sequence[str]],
     size: int,
+    *,
+    also: Set[int] = frozenset(),
 ) -> tuple[int, ...]:
-    """Return the numbers of the `size` tokens that are kept, ascending."""
-    ours = find_ours(pieces, texts)
-    needed = find_needed(tokenizer, pieces, ours)
+    """Return the numbers of the `size` tokens that are kept, `also` among them, ascending."""
+    ours = find_ours(tokenizer, pieces, texts)
+    needed = find_needed(pieces, ours.promised) | also
     if len(needed) > size:
         raise InputError(
-            f"vocabulary: {size} tokens asked for, but special tokens and the letters of "
-            f"{', '.join(texts)} alone are {len(needed)}"
+            f"vocabulary: {size} tokens asked for, but {explain(pieces, ours.promised, texts)} are {len(needed)}"
         )
     by_weight = set(keep_best(weights, needed, size))
     costs = weights.copy()
-    costs[[number for number in range(len(costs)) if number not in ours and not weights[number]]] = -1.0
+    costs[[number for number in range(len(costs)) if number not in ours.written and not weights[number]]] = -1.0
     for piece in np.flatnonzero(weights):
         spelling = pieces.spell(int(piece), by_weight)
         if spelling:
             costs[piece] *= (vectors[piece] - vectors[list(spelling)].mean(dim=0)).square().sum().item()
     return keep_best(costs, needed, size)
+
+
+def explain(pieces: Pieces, ours: Set[int], texts: Mapping[str, Sequence[str]]) -> str:
+    """Return what must stay, in words."""
+    unsafe = find_unsafe(pieces, ours)
+    if unsafe is None:
+        return f"special tokens and the letters of {', '.join(texts)} alone"
+    letter, token = unsafe
+    return (
+        f"all in the scripts of {', '.join(texts)}, which must stay as {letter!r} of {token!r} has no token of its own,"
+    )
 
 
 def keep_best(costs: np.ndarray, needed: set[int], size: int) -> tuple[int, ...]:
@@ -179,20 +213,25 @@ def measure_coverage(
     kept: Sequence[int],
 ) -> tuple[Coverage, ...]:
     """Return what became of each language's text."""
-    known = set(kept)
     report = []
     for language, sentences in texts.items():
         words = sum(len(sentence.split()) for sentence in sentences)
         old = [row for rows in tokenize(before, sentences) for row in rows]
         new = [row for rows in tokenize(after, sentences) for row in rows]
+        same = sum(a == [kept[number] for number in b] for a, b in zip(old, new, strict=True))
         report.append(
             Coverage(
                 language,
                 pieces_before=sum(map(len, old)) / max(words, 1),
                 pieces_after=sum(map(len, new)) / max(words, 1),
-                unknown_before=sum(row.count(before.unk_token_id) for row in old),
-                unknown_after=sum(row.count(after.unk_token_id) for row in new),
-                survived=sum(known.issuperset(row) for row in old) / max(len(old), 1),
+                unknown_before=count_unknown(before, old),
+                unknown_after=count_unknown(after, new),
+                survived=same / max(len(old), 1),
             )
         )
     return tuple(report)
+
+
+def count_unknown(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[int]]) -> int:
+    unknown = unknown_number(tokenizer)
+    return 0 if unknown is None else sum(row.count(unknown) for row in rows)
