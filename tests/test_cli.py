@@ -186,7 +186,9 @@ def test_a_limit_that_nothing_reaches_is_one_line_and_nothing_is_written(
 ) -> None:
     words = ["prune", "teacher", "--held-out", "0.3", "--pairs", "pairs.tsv", "--out", "small"]
     line = refuse(capsys, *words, "--max-params", "100")
-    assert re.search(r"100 parameters cannot be reached; the smallest student has [\d,]+ parameters, \d+\.\d MB$", line)
+    assert re.search(
+        r"100 parameters cannot be reached; the smallest student has [\d,]+ parameters, \d+\.\d+ MB$", line
+    )
     (least,) = re.findall(r"student has ([\d,]+)", line)
     contradictory = ["--max-params", least.replace(",", ""), "--layers", "3"]
     assert "cannot be reached; the smallest student has" in refuse(capsys, *words, *contradictory)
@@ -231,8 +233,8 @@ def test_a_full_disk_is_one_line(
     def no_space(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("secateur.runs.train.save_encoder", no_space)
-    assert "the disk is full: somewhere" in refuse(capsys, "train", "run.yaml")
+    monkeypatch.setattr("secateur.runs.start.save_encoder", no_space)
+    assert "somewhere: the disk is full" in refuse(capsys, "train", "run.yaml")
 
 
 @pytest.fixture

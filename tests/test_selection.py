@@ -84,7 +84,7 @@ def test_a_layer_that_loses_all_its_heads_is_reported() -> None:
     [
         (0.0, 0.5, "global", "budget.heads: 0 of 8 heads leaves none"),
         (0.5, 0.01, "global", "budget.neurons: 0 of 12 neurons leaves none"),
-        (0.1, 0.5, "layer", "budget.heads: 1 of 8 heads leaves none"),  # one of all, but none of each four
+        (0.01, 0.5, "layer", "budget.heads: 0 of 8 heads leaves none"),
     ],
 )
 def test_a_budget_that_leaves_nothing_is_refused(heads: float, neurons: float, ranking: str, message: str) -> None:

@@ -29,7 +29,8 @@ from secateur.encoders.modeling import find_layers, find_linear, head_size, laye
 from secateur.evaluation.probe import FOLDER, read_parts
 from secateur.pruning.cutting import cut_and_repair
 from secateur.pruning.inputs import PlanningInputs
-from secateur.pruning.latency import MARGIN, TIMED_PASSES, plan_within_latency
+from secateur.pruning.latency import TIMED_PASSES, plan_within_latency
+from secateur.pruning.limits import MARGIN
 from secateur.pruning.plan import prepare_solver
 from secateur.pruning.predictions import Limits
 from secateur.pruning.saliency import measure_saliency

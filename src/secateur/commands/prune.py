@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from secateur.commands.check import NO_CHECK, check_saved
 from secateur.commands.options import MODEL, Parser, Renamed, add_setting, new_command
 from secateur.config.errors import InputError
+from secateur.config.places import check_named_folder, exists, find_real, name_place
 
 HELP = "Cut a model and repair it, without training."
 
@@ -30,7 +32,8 @@ GROUPS = {  # a group of options: the option, its placeholder
     },
     "how": {
         "held_out": "FRACTION", "saliency_pairs": "N", "repair_sentences": "N", "rounds": "N", "criterion": "",
-        "ranking": "", "layer_choice": "", "round_neurons_to": "N", "pooling": "", "seed": "N",
+        "ranking": "", "layer_choice": "", "round_neurons_to": "N", "pooling": "", "max_length": "N", "dtype": "",
+        "seed": "N",
     },
 }  # fmt: skip
 
@@ -57,6 +60,10 @@ def add(parser: Parser) -> None:
         help="save several students that keep these fractions of all parameters, each cut out of the one before, in "
         "DIR/F each",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-missing", action="store_true", default=None,
+        help="go on without those packages of a list of catalogs that cannot be had",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be kept, and stop")
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
@@ -68,6 +75,7 @@ def add(parser: Parser) -> None:
                 "read": READERS.get(option),
             }
             add_setting(group, spell_flag(option), PruningRecipe, key, **words)
+    parser.add_argument("--no-check", action="store_true", help=NO_CHECK)
     parser.add_argument("--multiple", dest="round_neurons_to", type=int, action=Renamed)
     parser.set_defaults(command=run)
 
@@ -89,22 +97,51 @@ def run(options: argparse.Namespace) -> None:
     from secateur.data.files import check_out
     from secateur.data.sources import name_sources
 
-    if options.out is not None:
-        check_out(options.out)
-    name = options.out.name if options.out else "plan"
+    check_named_folder(options.model)
+    out = None if options.out is None else name_place(options.out)
+    if out is not None:
+        check_apart(out, options.model)
+        check_family(out) if fractions else check_out(out)
+    name = "plan" if out is None else out.name
     recipe = build_prune_recipe(options.model, given, name_sources(options.pairs), name=name, spell=spell_flag)
     from secateur.runs.prune import plan_pruning, prune_family
 
     with naming_options(spell_flag):
         if fractions:
-            prune_family(recipe, fractions, options.out, cache=options.cache, dry_run=options.dry_run)
+            prune_family(recipe, fractions, out, cache=options.cache, dry_run=options.dry_run)
+            if out is not None and not options.dry_run and not options.no_check:
+                for fraction in fractions:
+                    check_saved(out / f"{fraction:g}")
             return
         planned = plan_pruning(recipe, cache=options.cache)
         print(planned.summary)
-        if not options.dry_run:
+        if out is not None and not options.dry_run:
             student = planned.cut()
-            student.save(options.out)
+            student.save(out)
             print(student.table)
+            if not options.no_check:
+                check_saved(out)
+
+
+def check_apart(out: Path, model: str) -> None:
+    """Raise InputError if a student would take the place of the model that it is made of."""
+    if exists(model) and find_real(out) == find_real(Path(model)):
+        raise InputError(f"--out: {model} is the model itself; name another folder for the student")
+
+
+def check_family(out: Path) -> None:
+    """Raise InputError if a family cannot be saved in this folder, or would replace anything but one, or a model."""
+    from secateur.data.files import check_out, check_replaceable, check_writable
+
+    if not (out / "family.json").is_file():
+        check_out(out)
+        return
+    check_writable(out)
+    for each in sorted(out.iterdir()):
+        if each.is_symlink():
+            raise InputError(f"{each}: a link, which is no part of a family; name another folder")
+        if each.name not in ("family.json", "family.png"):
+            check_replaceable(each)
 
 
 def read_fractions(text: str) -> tuple[float, ...]:

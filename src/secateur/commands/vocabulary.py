@@ -3,8 +3,11 @@
 import argparse
 from pathlib import Path
 
+from secateur.commands.check import NO_CHECK, check_saved
 from secateur.commands.options import MODEL, Parser, check_positive, new_command
+from secateur.commands.prune import check_apart
 from secateur.config.errors import InputError
+from secateur.config.places import check_named_folder, name_place
 
 HELP = "Keep the tokens that texts of some languages need, and say what it does to them."
 
@@ -24,6 +27,7 @@ def add(parser: Parser) -> None:
         "vector bit for bit (otherwise what cut tokens said is folded into those that now spell them)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder that the model is saved in")
+    parser.add_argument("--no-check", action="store_true", help=NO_CHECK)
     parser.set_defaults(command=run)
 
 
@@ -32,6 +36,9 @@ def run(options: argparse.Namespace) -> None:
     from secateur.data.files import check_out
 
     check_positive("size", options.size)
+    check_named_folder(options.model)
+    options.out = name_place(options.out)
+    check_apart(options.out, options.model)
     check_out(options.out)
     files: dict[str, Path] = {}
     for word in options.corpus:
@@ -42,3 +49,5 @@ def run(options: argparse.Namespace) -> None:
     from secateur.runs.prune import cut_vocabulary
 
     print(cut_vocabulary(options.model, files, options.size, options.out, fold=not options.exact))
+    if not options.no_check:
+        check_saved(options.out)

@@ -25,6 +25,7 @@ PRUNE = {  # the option of `prune`: the recipe's key
     "vocabulary": "budget.vocabulary",
     "rank": "budget.rank",
     "held_out": "corpus.held_out",
+    "allow_missing": "corpus.allow_missing",
     "saliency_pairs": "saliency.pairs",
     "criterion": "saliency.criterion",
     "repair_sentences": "repair.sentences",
@@ -33,6 +34,8 @@ PRUNE = {  # the option of `prune`: the recipe's key
     "layer_choice": "budget.layer_choice",
     "round_neurons_to": "budget.round_neurons_to",
     "pooling": "teacher.pooling",
+    "max_length": "teacher.max_length",
+    "dtype": "teacher.dtype",
     "seed": "seed",
     "device": "device",
 }
@@ -113,10 +116,10 @@ def find_setting(kind: Any, key: str) -> Setting:
     info = next(field.default for field in fields(kind) if field.name == key)
     assert isinstance(info, FieldInfo), f"{key} has a Field with a description"
     parts = list(walk(annotation))
-    choices = next((get_args(each) for each in parts if get_origin(each) is Literal), None)
+    named = dict.fromkeys(choice for each in parts if get_origin(each) is Literal for choice in get_args(each))
     plain = next((each for each in (bool, int, float) if each in parts), str)
     default = None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
-    return Setting(plain, choices, default, info.description or "")
+    return Setting(plain, tuple(named) or None, default, info.description or "")
 
 
 def walk(annotation: Any) -> list[Any]:

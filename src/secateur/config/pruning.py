@@ -51,11 +51,19 @@ class BudgetSettings:
         default=None, description="The most parameters the student may have, as a share of the teacher's."
     )
     params: Amount | None = Field(default=None, description="The most parameters the student may have, as in 12.8M.")
-    mb: Above | None = Field(default=None, description="The most megabytes its float32 weights may take.")
+    mb: Above | None = Field(
+        default=None,
+        description=(
+            "The most megabytes its weights may take on disk, in the number format that they are saved in; under "
+            "another runtime than torch, the most megabytes its ONNX file may take."
+        ),
+    )
     ms: Above | None = Field(
         default=None, description="The most milliseconds it may take for a sentence, measured on this machine."
     )
-    runtime: Runtime = Field(default="torch", description="What will run the student, for the limit in milliseconds.")
+    runtime: Runtime = Field(
+        default="torch", description="What will run the student, for the limits in milliseconds and in megabytes."
+    )
     layer_choice: Literal["removal", "even"] = Field(
         default="removal",
         description=(

@@ -15,7 +15,7 @@ import numpy as np
 from secateur.config.errors import InputError
 from secateur.config.pruning import BudgetSettings
 from secateur.pruning.predictions import Limits, Losses, Plan, Times, predict, work
-from secateur.pruning.sizes import BYTES, Columns, EncoderShape, Sizes, kept_fractions, parameters
+from secateur.pruning.sizes import Columns, EncoderShape, Sizes, kept_fractions, parameters
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,35 @@ class Grid:
 
 
 def name_sizes(budget: BudgetSettings, shape: EncoderShape) -> Sizes:
-    """Return the sizes that a budget names, every other axis whole. Raises InputError: more than there is."""
+    """Return the sizes that a budget names, every other axis whole.
+
+    Raises InputError: more than there is, a rank that is not below the width, no head or no neuron at all.
+    """
     whole = shape.whole
+    if budget.rank is not None and whole.rank is not None:
+        raise InputError(f"budget.rank: the word embeddings have rank {whole.rank} already, which cannot be lowered")
+    channels = whole.hidden if budget.hidden is None else round(budget.hidden * whole.hidden / shape.head_size)
+    hidden = whole.hidden if budget.hidden is None else max(1, channels) * shape.head_size
     for key, asked, there in (
         ("layers", budget.layers, whole.layers),
         ("vocabulary", budget.vocabulary, whole.pieces),
-        ("rank", budget.rank, (whole.rank or whole.hidden) - 1),
+        ("rank", budget.rank, hidden - 1),
     ):
         if asked is not None and asked > there:
             raise InputError(f"budget.{key}: {asked} asked for, at most {there} can be kept")
-    if budget.rank is not None and whole.rank is not None:
-        raise InputError(f"budget.rank: the word embeddings have rank {whole.rank} already, which cannot be lowered")
-    layers = budget.layers or whole.layers
-    share = layers / whole.layers
-    channels = whole.hidden if budget.hidden is None else round(budget.hidden * whole.hidden / shape.head_size)
+    share = (budget.layers or whole.layers) / whole.layers
+    counts = {"heads": whole.heads, "neurons": whole.neurons}
+    for axis, there in counts.items():
+        kept = getattr(budget, axis)
+        counts[axis] = round((1 if kept is None else kept) * there * share)
+        if kept is not None and not counts[axis]:
+            raise InputError(f"budget.{axis}: 0 of {round(there * share)} {axis} leaves none")
     return Sizes(
-        layers,
-        round((1 if budget.heads is None else budget.heads) * whole.heads * share),
-        round((1 if budget.neurons is None else budget.neurons) * whole.neurons * share),
-        whole.hidden if budget.hidden is None else max(1, channels) * shape.head_size,
-        budget.vocabulary or whole.pieces,
+        budget.layers or whole.layers,
+        counts["heads"],
+        counts["neurons"],
+        hidden,
+        settle_pieces(budget.vocabulary or whole.pieces, shape),
         budget.rank or whole.rank,
     )
 
@@ -85,9 +94,14 @@ def make_grid(shape: EncoderShape, *, least_pieces: int, steps: int = 16) -> Gri
         heads=fractions,
         neurons=fractions,
         hidden=tuple(range(shape.head_size, whole.hidden + 1, shape.head_size)),
-        pieces=tuple(dict.fromkeys(pieces.tolist())),
+        pieces=tuple(dict.fromkeys(settle_pieces(each, shape) for each in pieces.tolist())),
         ranks=(0.125, 0.1875, 0.25, 0.375, 0.5, 1.0) if whole.rank is None else (1.0,),
     )
+
+
+def settle_pieces(pieces: int, shape: EncoderShape) -> int:
+    """Return the size that a vocabulary trimmed to `pieces` has: rows that stand for no token go first."""
+    return pieces if shape.tokens is None or pieces >= shape.whole.pieces else min(pieces, shape.tokens)
 
 
 def cap_grid(grid: Grid, sizes: Sizes, shape: EncoderShape) -> Grid:
@@ -108,7 +122,8 @@ def cap_grid(grid: Grid, sizes: Sizes, shape: EncoderShape) -> Grid:
 def solve(grid: Grid, shape: EncoderShape, limits: Limits, losses: Losses, times: Times | None) -> Plan:
     """Return the plan of least predicted loss on the grid that fits; of equal ones the one of fewest parameters.
 
-    Raises InputError: nothing on the grid fits; the smallest student that can be reached is named.
+    Raises InputError: nothing on the grid fits; the smallest student that can be reached is named, under a limit in
+    milliseconds also the fastest, and what the teacher itself takes.
     """
     if limits.ms is not None and times is None:
         raise ValueError("milliseconds are limited, but no times were measured")
@@ -118,12 +133,12 @@ def solve(grid: Grid, shape: EncoderShape, limits: Limits, losses: Losses, times
     if limits.params is not None:
         feasible &= params <= limits.params
     if limits.mb is not None:
-        feasible &= params * BYTES <= limits.mb * 1e6
+        feasible &= params * shape.bytes_each <= limits.mb * 1e6
     milliseconds = None if times is None else work(sizes, shape) @ np.array(times.shares)
     if limits.allowed_ms is not None and milliseconds is not None:
         feasible &= milliseconds <= limits.allowed_ms
     if not feasible.any():
-        raise InputError(f"budget: {limits} cannot be reached; {name_smallest(params, milliseconds)}")
+        raise InputError(f"budget: {limits} cannot be reached; {name_reach(params, milliseconds, shape, times)}")
     whole = shape.whole
     scales = (whole.layers, 1, 1, whole.hidden, whole.pieces, 1)
     curves = [
@@ -160,10 +175,14 @@ def spread(grid: Grid, shape: EncoderShape) -> Columns:
 AXES = ("layers", "heads", "neurons", "hidden", "pieces", "rank")
 
 
-def name_smallest(params: np.ndarray, milliseconds: np.ndarray | None) -> str:
+def name_reach(params: np.ndarray, milliseconds: np.ndarray | None, shape: EncoderShape, times: Times | None) -> str:
     least = int(params.min())
-    reach = f"the smallest student has {least:,} parameters, {BYTES * least / 1e6:.1f} MB"
-    return reach if milliseconds is None else f"{reach}; the fastest takes {milliseconds.min():.2f} ms a sentence"
+    reach = f"the smallest student has {least:,} parameters, {shape.bytes_each * least / 1e6:.2f} MB"
+    if milliseconds is None or times is None:
+        return reach
+    teacher = times.predict(shape.whole, shape) if times.teacher is None else times.teacher
+    fastest = f"the fastest takes {milliseconds.min():.2f} ms a sentence"
+    return f"{reach}; {fastest}, the teacher itself {teacher:.2f} ms"
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,29 @@
 """Cut a teacher to the sizes of a plan and repair it: at once, in rounds, or as a nested family."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from secateur.encoders.encoder import TorchEncoder
+import numpy as np
+
+from secateur.config.errors import InputError
+from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.machine import free_memory
 from secateur.encoders.modeling import find_layers
+from secateur.encoders.saving import round_weights
 from secateur.encoders.students import draw_weights
 from secateur.pruning.inputs import PlanningInputs, measure_on_corpus, rank_layers
+from secateur.pruning.limits import check_limits, set_limits
 from secateur.pruning.lowrank import factorise_words
+from secateur.pruning.predictions import Limits
 from secateur.pruning.repair import repair
 from secateur.pruning.scores import add_up
 from secateur.pruning.selection import Kept, choose_kept, compose, restrict, spread_layers
 from secateur.pruning.sizes import EncoderShape, Sizes, describe
 from secateur.pruning.slicing import slice_encoder
 from secateur.pruning.trimming import trim_vocabulary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,18 +33,22 @@ class CutResult:
     kept: Kept
     base: TorchEncoder  # the teacher with the plan's vocabulary
     pruned: TorchEncoder
-    repaired: TorchEncoder
+    repaired: TorchEncoder  # what goes on: `pruned` itself where the repair lost
+    rejected: TorchEncoder | None = None  # a repaired student that lost to the pruned one
 
 
 def cut_and_repair(
     inputs: PlanningInputs, sizes: Sizes, *, rounds: int | None = None, sentences: int | None = None, progress: str = ""
 ) -> CutResult:
     """Cut the teacher to these sizes and repair it, in its budget's rounds and on its recipe's sentences where no
-    others are given.
+    others are given: then it is a student that stays, whose weights are rounded to its number format, whose repair is
+    kept only if it wins, and which is held against the budget's limits.
 
     Each round cuts the same share of what is left of every axis and repairs; the next one measures saliency anew, on
-    the repaired student, and adds it to the teacher's. Words are cut at once, their rank in the last round.
+    the repaired student, and adds it to the teacher's. Words are cut at once, their rank in the last round. Raises
+    QualityError: a student that stays costs more than was allowed.
     """
+    stays = sentences is None
     rounds = rounds or inputs.budget.rounds
     settings = inputs.recipe.repair
     settings = settings if sentences is None else replace(settings, sentences=min(sentences, settings.sentences))
@@ -49,12 +62,47 @@ def cut_and_repair(
         pruned = cut_to(base, kept, part, inputs)
         student = repair(pruned, base, kept, inputs.calibration, settings, progress=progress)
     assert kept is not None, "there is at least one round"
-    return CutResult(kept, base, pruned, student)
+    cut_result = CutResult(kept, base, pruned, student)
+    return finish(cut_result, inputs, set_limits(inputs.budget, inputs.teacher)) if stays else cut_result
+
+
+def finish(cut_result: CutResult, inputs: PlanningInputs, limits: Limits) -> CutResult:
+    """Return a cut as it stays: weights rounded to the number format, the repair only if it wins, within limits."""
+    for encoder in (cut_result.pruned, cut_result.repaired):
+        round_weights(encoder)
+    better = keep_better(inputs, cut_result.pruned, cut_result.repaired)
+    check_limits(better, limits, inputs.budget.runtime)
+    rejected = None if better is cut_result.repaired else cut_result.repaired
+    return replace(cut_result, repaired=better, rejected=rejected)
+
+
+def keep_better(inputs: PlanningInputs, pruned: TorchEncoder, repaired: TorchEncoder) -> TorchEncoder:
+    """Return the repaired student, or the pruned one where the repair lost on held-out sentences, which is said.
+
+    Raises InputError: the vectors of one are not finite.
+    """
+    if repaired is pruned or not inputs.judged:
+        return repaired
+    cosines = [(embed(each, inputs.judged) * inputs.expected).sum(axis=1) for each in (pruned, repaired)]
+    for what, values in zip(("cut", "repaired"), cosines, strict=True):
+        if not np.isfinite(values).all():
+            raise InputError(f"repair: the vectors of the {what} student are not finite")
+    gain = cosines[1] - cosines[0]
+    if gain.mean() >= 0:
+        return repaired
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
+    log.warning(
+        "the repair is not kept: on %d held-out sentences the cosine to the teacher is %.4f after it, %.4f before it "
+        "(standard error of the difference %.4f); more pairs to fit on, or fewer cuts, help",
+        len(gain), cosines[1].mean(), cosines[0].mean(), error,
+    )  # fmt: skip
+    return pruned
 
 
 def draw_random_weights(cut_result: CutResult, *, seed: int) -> CutResult:
     """Return what a budget of random weights asks for: the same sizes with nothing of the teacher in them."""
     drawn = draw_weights(cut_result.pruned, seed=seed)
+    round_weights(drawn)
     return replace(cut_result, pruned=drawn, repaired=drawn)
 
 
@@ -77,7 +125,7 @@ def cut_nested_family(inputs: PlanningInputs, sizes: Sequence[Sizes], *, progres
         kept = chosen if kept is None else compose(kept, chosen)
         pruned = cut_to(base, kept, part, inputs)
         repaired = repair(pruned, base, kept, inputs.calibration, inputs.recipe.repair, progress=progress)
-        yield CutResult(kept, base, pruned, repaired)
+        yield finish(CutResult(kept, base, pruned, repaired), inputs, Limits())
 
 
 def cut_again(inputs: PlanningInputs, sizes: Sizes, kept: Kept, repaired: TorchEncoder) -> CutResult:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ import torch
 from secateur.config.pruning import BudgetSettings
 from secateur.config.recipe import PruningRecipe
 from secateur.data.pairs import Pairs, ParallelCorpus
-from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.modeling import find_layers
+from secateur.pruning.cache import recall_saliency
 from secateur.pruning.layers import score_layers
+from secateur.pruning.predictions import Times
 from secateur.pruning.saliency import measure_saliency
 from secateur.pruning.scores import Saliency
 from secateur.pruning.tokenizer import fast_tokenizer
@@ -37,6 +40,8 @@ class PlanningInputs:
     pairs: Pairs
     judged: Sequence[str]  # held-out sentences that losses are measured on
     recipe: PruningRecipe
+    cache: Path | None = None  # where what trial cuts lost is kept; none: nowhere
+    times: Times | None = None  # what milliseconds are made of, where that was measured before
 
     @property
     def budget(self) -> BudgetSettings:
@@ -44,9 +49,13 @@ class PlanningInputs:
 
     @cached_property
     def texts(self) -> Texts:
-        """What a vocabulary is trimmed for: rows as often as distillation draws them."""
-        pairs = self.pairs.draw(TRIMMED_SENTENCES, self.recipe.distillation.source_weights)
-        return {"en": pairs.en, "ru": pairs.ru}
+        """What a vocabulary is trimmed for."""
+        return trimmed_texts(self.pairs, self.recipe)
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """The teacher's vectors of the judged sentences, float32 [sentences, D]."""
+        return embed(self.teacher, self.judged)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -70,10 +79,27 @@ class PlanningInputs:
         return rank_layers(self.teacher, self.judged)
 
 
-def measure_on_corpus(encoder: TorchEncoder, pairs: Pairs, recipe: PruningRecipe) -> Saliency:
-    """Return saliency on translations, each source's as often as distillation draws it."""
+def trimmed_texts(pairs: Pairs, recipe: PruningRecipe) -> Texts:
+    """Return what a vocabulary is trimmed for: rows as often as distillation draws them."""
+    drawn = pairs.draw(TRIMMED_SENTENCES, recipe.distillation.source_weights)
+    return {"en": drawn.en, "ru": drawn.ru}
+
+
+def measure_on_corpus(
+    encoder: TorchEncoder, pairs: Pairs, recipe: PruningRecipe, *, cache: Path | None = None
+) -> Saliency:
+    """Return saliency on translations, each source's as often as distillation draws it.
+
+    With a `cache` what was measured there before, of the same weights on the same pairs, is not measured again.
+    """
     chosen = pairs.translations.draw(recipe.saliency.pairs, recipe.distillation.source_weights)
-    return measure_saliency(encoder, chosen, recipe.saliency, seed=recipe.seed, progress="saliency")
+
+    def measure() -> Saliency:
+        return measure_saliency(encoder, chosen, recipe.saliency, seed=recipe.seed, progress="saliency")
+
+    if cache is None:
+        return measure()
+    return recall_saliency(cache, encoder, chosen, recipe.saliency, recipe.seed, measure)
 
 
 def calibration_sentences(pairs: Pairs, count: int) -> list[str]:

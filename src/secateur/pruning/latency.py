@@ -12,9 +12,10 @@ from secateur.encoders.encoder import TorchEncoder
 from secateur.pruning.budget import Solver
 from secateur.pruning.cutting import cut_and_repair
 from secateur.pruning.inputs import PlanningInputs
+from secateur.pruning.megabytes import plan_within_megabytes
 from secateur.pruning.predictions import Limits, Plan, Times, fit_times
 from secateur.pruning.selection import Kept
-from secateur.pruning.sizes import EncoderShape, Sizes
+from secateur.pruning.sizes import EncoderShape, Sizes, describe
 from secateur.pruning.slicing import slice_encoder
 from secateur.pruning.trials import cut_one
 
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 TIMED_SENTENCES = 200
 TIMED_PASSES = 3  # over them, where a cut's milliseconds are held against a limit
-MARGIN = 0.08  # of a limit in milliseconds that is left free for the clock's scatter
 AGREEMENT = 0.05  # of a cut's milliseconds, that its prediction may be off
 ATTEMPTS = 5  # to keep a limit in milliseconds
 
@@ -31,23 +31,30 @@ def plan_within_latency(inputs: PlanningInputs, solver: Solver, limits: Limits) 
     """Return the plan of least predicted loss whose sizes, cut and timed, keep the limit in milliseconds.
 
     By what a cut takes more or less than predicted, the next plan is predicted to take more or less too, until both
-    agree. Where they do not in ATTEMPTS, the best plan that kept the limit is returned with what it took. Raises
-    InputError: no plan tried keeps it.
+    agree. Where they do not in ATTEMPTS, the best plan that kept the limit is returned with what it took. A limit in
+    megabytes is kept beside. Raises InputError: no plan tried keeps it.
     """
     allowed = limits.allowed_ms
+    weighed: dict[Sizes, int] = {}
     if allowed is None or solver.times is None:
-        return solver.solve(limits)
+        return plan_within_megabytes(inputs, solver, limits, weighed)
     whole = solver.times.predict(solver.shape.whole, solver.shape)
     off = 1.0  # what sizes near the limit take, of what the table says they do
     timed: dict[Sizes, float] = {}
-    kept = []
+    kept: list[Plan] = []
     for _ in range(ATTEMPTS):
         times = solver.times.scale(off)
-        plan = replace(solver, times=times).solve(limits)
+        try:
+            plan = plan_within_megabytes(inputs, replace(solver, times=times), limits, weighed)
+        except InputError:
+            if kept or timed:
+                break
+            raise
         predicted = times.predict(plan.sizes, solver.shape)
         if plan.sizes not in timed:
             student = cut_and_repair(inputs, plan.sizes, rounds=1, sentences=0).repaired
-            teacher, spent = time_cut(inputs, [inputs.teacher, student], passes=TIMED_PASSES)
+            encoders = [inputs.teacher, student]
+            teacher, spent = time_cuts(encoders, inputs.judged, inputs.budget.runtime, passes=TIMED_PASSES)
             timed[plan.sizes] = spent * whole / teacher  # a drift of the machine's speed
         spent = timed[plan.sizes]
         fits = spent <= allowed
@@ -58,12 +65,16 @@ def plan_within_latency(inputs: PlanningInputs, solver: Solver, limits: Limits) 
             kept.append(replace(plan, ms=spent))
         off *= spent / predicted if fits else max(spent / predicted, 1.02)
     if not kept:
-        raise InputError(f"budget: {limits} is not kept by any plan tried: the last took {spent:.2f} ms a sentence")
+        raise InputError(
+            f"budget: {limits} is not kept by any plan tried: the fastest took {min(timed.values()):.2f} ms a "
+            f"sentence, the teacher itself takes {whole:.2f} ms"
+        )
     return min(kept, key=lambda plan: plan.loss)
 
 
-def measure_times(inputs: PlanningInputs, shape: EncoderShape) -> Times:
+def measure_times(teacher: TorchEncoder, sentences: Sequence[str], runtime: str) -> Times:
     """Return what milliseconds are made of on this machine, from students cut to many shapes, timed in turn."""
+    shape = describe(teacher)
     whole = shape.whole
     shapes = [whole]
     for axis in ("layers", "heads", "neurons", "hidden"):
@@ -71,17 +82,15 @@ def measure_times(inputs: PlanningInputs, shape: EncoderShape) -> Times:
     for fraction in (0.5, 0.34, 0.17):  # small on several axes, as tight limits want them
         small = cut_one(cut_one(whole, "layers", fraction, shape, 1), "hidden", fraction, shape, 1)
         shapes += [small, cut_one(cut_one(small, "heads", fraction, shape, 1), "neurons", fraction, shape, 1)]
-    return fit_times(dict(zip(shapes, time_shapes(inputs, shapes, shape), strict=True)), shape)
+    milliseconds = time_cuts([cut_blindly(teacher, sizes, shape) for sizes in shapes], sentences, runtime)
+    return replace(fit_times(dict(zip(shapes, milliseconds, strict=True)), shape), teacher=milliseconds[0])
 
 
-def time_shapes(inputs: PlanningInputs, shapes: Sequence[Sizes], shape: EncoderShape) -> list[float]:
-    """Return the milliseconds a sentence of students of these sizes, timed in turn."""
-    return time_cut(inputs, [cut_blindly(inputs.teacher, sizes, shape) for sizes in shapes])
-
-
-def time_cut(inputs: PlanningInputs, encoders: Sequence[TorchEncoder], *, passes: int = 1) -> list[float]:
-    sentences = [*inputs.judged[:TIMED_SENTENCES]] * passes
-    return time_encoders(encoders, sentences, runtime=inputs.budget.runtime)
+def time_cuts(
+    encoders: Sequence[TorchEncoder], sentences: Sequence[str], runtime: str, *, passes: int = 1
+) -> list[float]:
+    """Return the milliseconds a sentence of these encoders, timed in turn on the first sentences."""
+    return time_encoders(encoders, [*sentences[:TIMED_SENTENCES]] * passes, runtime=runtime)
 
 
 def cut_blindly(teacher: TorchEncoder, sizes: Sizes, shape: EncoderShape) -> TorchEncoder:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.config.errors import InputError
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.modeling import find_layers
 
@@ -19,6 +20,7 @@ def score_layers(
 
     The layer whose removal moves the sentence vectors least, 1 - cosine to the whole encoder's, goes first; then of
     what is left the next one. No layer is repaired meanwhile. The k layers of highest score are those left of k.
+    Raises InputError: without some layer the vectors are not finite.
     """
     layers = find_layers(encoder.transformer)
     expected = embed(encoder, sentences, batch_size=batch_size, precision=precision)
@@ -28,7 +30,10 @@ def score_layers(
         losses = {}
         for number in set(range(len(layers))) - set(removed):
             with skipped([layers[each] for each in (*removed, number)]):
-                losses[number] = vector_loss(encoder, sentences, expected, batch_size=batch_size, precision=precision)
+                loss = vector_loss(encoder, sentences, expected, batch_size=batch_size, precision=precision)
+            if not np.isfinite(loss):
+                raise InputError(f"layers: without layer {number} the vectors are not finite")
+            losses[number] = loss
         least = min(losses, key=lambda number: (losses[number], number))
         removed.append(least)
         scores[least] = max(losses[least], scores.max().item()) + 1e-9 * len(removed)  # in the order of removal

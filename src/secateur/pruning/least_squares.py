@@ -52,8 +52,7 @@ class Moments:
             waiting.clear()
 
     def multiply(self, rows: Tensor) -> Tensor:
-        inputs = rows[..., : self.by_token.shape[-2]]
-        return (inputs.mT @ rows).double().cpu()
+        return multiply(rows[..., : self.by_token.shape[-2]].mT, rows)
 
     def solve(self, settings: RepairSettings) -> tuple[Tensor, Tensor]:
         """Return D [*systems, m, k] and d [*systems, m], the solution of the ridge regression above."""
@@ -66,9 +65,9 @@ class Moments:
         tokens = torch.cat(self.waiting) / self.tokens**0.5
         means = torch.cat(self.means) * (settings.w_sentence / self.sentences) ** 0.5
         inputs, missing = torch.cat([tokens, means]).tensor_split([len(self.by_token)], dim=1)
-        kernel = (inputs @ inputs.T).double().cpu()
+        kernel = multiply(inputs, inputs.T)
         kernel.diagonal().add_(settings.ridge * kernel.trace() / inputs.shape[1])
-        shares: Tensor = torch.linalg.solve(kernel, missing.double().cpu())
+        shares = solve_exactly(kernel, missing.double().cpu())
         return (inputs.double().cpu().T @ shares).T
 
     def solve_primal(self, settings: RepairSettings) -> Tensor:
@@ -79,4 +78,22 @@ class Moments:
         diagonal = gram.diagonal(dim1=-2, dim2=-1)
         diagonal += settings.ridge * diagonal.mean(dim=-1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(gram)
-        return (torch.linalg.solve(gram, moment) if failed.any() else torch.cholesky_solve(moment, factor)).mT
+        return (solve_exactly(gram, moment) if failed.any() else torch.cholesky_solve(moment, factor)).mT
+
+
+def multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Return a product of matrices in float64 on the CPU, computed in float32 where that can hold it."""
+    product = (left @ right).double().cpu()
+    return product if torch.isfinite(product).all() else left.cpu().double() @ right.cpu().double()
+
+
+def solve_exactly(gram: Tensor, moment: Tensor) -> Tensor:
+    """Return the solution of a symmetric system, of a singular one the smallest of those that come closest, of one
+    that is not finite what is not finite either."""
+    found = torch.linalg.solve_ex(gram, moment)
+    solution: Tensor = found.result
+    singular = found.info
+    if (torch.isfinite(solution).all() and not singular.any()) or not torch.isfinite(gram).all():
+        return solution
+    smallest: Tensor = torch.linalg.pinv(gram, hermitian=True) @ moment
+    return smallest

@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import nnls
 
-from secateur.pruning.sizes import BYTES, Columns, EncoderShape, Sizes, columns, count_parameters, kept_fractions
+from secateur.pruning.sizes import Columns, EncoderShape, Sizes, columns, count_parameters, kept_fractions
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a sentence as a sum of non-negative shares of `work`."""
+    """Milliseconds a sentence as a sum of non-negative shares of `work`; and what the teacher itself took."""
 
     shares: tuple[float, ...]
+    teacher: float | None = None
 
     def scale(self, factor: float) -> "Times":
-        return Times(tuple(factor * share for share in self.shares))
+        return replace(self, shares=tuple(factor * share for share in self.shares))
 
     def predict(self, sizes: Sizes, shape: EncoderShape) -> float:
         return float(np.dot(work(columns([sizes]), shape)[0], self.shares))
@@ -106,4 +107,4 @@ def predict(sizes: Sizes, shape: EncoderShape, losses: Losses, times: Times | No
     """Return sizes with their predictions."""
     params = count_parameters(sizes, shape)
     lost = {axis: losses.predict(axis, kept) for axis, kept in kept_fractions(sizes, shape).items()}
-    return Plan(sizes, params, BYTES * params / 1e6, times.predict(sizes, shape) if times else None, lost)
+    return Plan(sizes, params, shape.bytes_each * params / 1e6, times.predict(sizes, shape) if times else None, lost)

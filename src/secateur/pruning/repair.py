@@ -37,6 +37,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from secateur.config.errors import InputError
 from secateur.config.pruning import RepairSettings
 from secateur.data.progress import progress_bar
 from secateur.encoders.encoder import TorchEncoder, tokenize
@@ -60,7 +61,8 @@ def repair(
 ) -> TorchEncoder:
     """Return a student refitted on the first `settings.sentences` sentences; `kept` cut it from `teacher`.
 
-    Each layer runs on the hidden states that the one below left, so the cost grows linearly with layers.
+    Each layer runs on the hidden states that the one below left, so the cost grows linearly with layers. Raises
+    InputError: hidden states or refitted weights that are not finite, with the layer.
     """
     chosen = list(sentences[: settings.sentences])
     if not chosen:
@@ -76,16 +78,31 @@ def repair(
         inputs = embed_pieces(repaired, teacher, ids, hidden, settings)
         goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in ids]
         goals = run_over(before, goals)
-        for layer, originals, heads, neurons in progress_bar(progress, layers, total=len(groups), unit="layers"):
+        bar = progress_bar(progress, layers, total=len(groups), unit="layers")
+        for number, (layer, originals, heads, neurons) in enumerate(bar):
+            check_states([*inputs, *goals], f"layer {number}")
             attention, ffn = split_layer(layer, names)
             for half, behind, rows in (
                 (attention, originals[:1], head_channels(heads, size)),
                 (ffn, originals[1:], torch.tensor(neurons, dtype=torch.long)),
             ):
                 inputs, goals = repair_half(half, behind, rows, inputs, goals, hidden, settings)
+            check_weights(layer, f"layer {number}")
+        check_states([*inputs, *goals], "the pooling")
         if hidden is not None:
             refit_dense(repaired, teacher, inputs, goals, settings)
+            check_weights(repaired.model, "the Dense behind the pooling")
     return repaired
+
+
+def check_states(states: Sequence[Tensor], where: str) -> None:
+    if not all(torch.isfinite(each).all() for each in states):
+        raise InputError(f"repair: the hidden states that enter {where} are not finite")
+
+
+def check_weights(module: nn.Module, where: str) -> None:
+    if not all(torch.isfinite(each).all() for each in module.parameters()):
+        raise InputError(f"repair: the refitted weights of {where} are not finite")
 
 
 def group_halves(halves: "list[Half]", kept: Sequence[int] | None) -> "tuple[list[Half], list[list[Half]]]":

@@ -19,12 +19,27 @@ def measure_saliency(
 ) -> Saliency:
     """Score every head, neuron and hidden channel of `encoder` on the first `settings.pairs` translation pairs.
 
-    The model is used in evaluation mode and comes back as it was. The pairs run in batches of like length.
+    The model is used in evaluation mode and comes back as it was. The pairs run in batches of like length. Raises
+    InputError: no translation pair, or scores that are not finite.
     """
     measure = CRITERIA[settings.criterion]
     generator = torch.Generator().manual_seed(seed)
     with frozen(encoder), computing_in(settings.precision, encoder.device):
-        return measure(encoder, pair_batches(encoder, pairs, settings, progress), generator)
+        saliency = measure(encoder, pair_batches(encoder, pairs, settings, progress), generator)
+    check_finite(saliency, settings)
+    return saliency
+
+
+def check_finite(saliency: Saliency, settings: SaliencySettings) -> None:
+    """Raise InputError if a score is not finite."""
+    named = {f"the {axis} of layer {number}": scores for axis in ("heads", "neurons")
+             for number, scores in enumerate(getattr(saliency, axis))}  # fmt: skip
+    for what, scores in {**named, "the channels of the hidden width": saliency.hidden}.items():
+        if not torch.isfinite(scores).all():
+            raise InputError(
+                f"saliency: the scores of {what} are not finite; criterion {settings.criterion}, precision "
+                f"{settings.precision}"
+            )
 
 
 def pair_batches(encoder: TorchEncoder, pairs: Pairs, settings: SaliencySettings, progress: str) -> PairBatches:

@@ -33,15 +33,20 @@ def add_shares(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[T
     return tuple(a / one + b / two for a, b in zip(first, second, strict=True))
 
 
-def save_saliency(saliency: Saliency, path: Path) -> None:
-    """Write the scores as safetensors: `heads.0`, `neurons.0`, ..., `hidden`. A new budget needs no second pass."""
+def list_tensors(saliency: Saliency) -> dict[str, Tensor]:
+    """Return the scores by name: `heads.0`, `neurons.0`, ..., `hidden`."""
     tensors = {
         f"{axis}.{layer}": scores.contiguous()
         for axis, layers in (("heads", saliency.heads), ("neurons", saliency.neurons))
         for layer, scores in enumerate(layers)
     }
+    return {**tensors, "hidden": saliency.hidden.contiguous()}
+
+
+def save_saliency(saliency: Saliency, path: Path, *, digest: str = "") -> None:
+    """Write the scores as safetensors, with a digest of them if there is one. A new budget needs no second pass."""
     with whole_file(path) as temporary:
-        save_file({**tensors, "hidden": saliency.hidden.contiguous()}, temporary)
+        save_file(list_tensors(saliency), temporary, {"sha256": digest} if digest else None)
 
 
 def load_saliency(path: Path) -> Saliency:

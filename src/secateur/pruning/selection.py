@@ -57,7 +57,7 @@ def say_kept(kept: Kept, *, whole: int) -> list[str]:
 
 def choose_axis(layers: Sequence[Tensor], count: int, ranking: str, *, axis: str) -> tuple[tuple[int, ...], ...]:
     total = sum(len(scores) for scores in layers)
-    kept = choose_globally(layers, count) if ranking == "global" else choose_by_layer(layers, count / max(total, 1))
+    kept = choose_globally(layers, count) if ranking == "global" else choose_by_layer(layers, count)
     if not any(kept):
         raise InputError(f"budget.{axis}: {count} of {total} {axis} leaves none")
     return kept
@@ -132,8 +132,16 @@ def choose_as_many(layers: Sequence[Tensor], like: Sequence[Sequence[int]]) -> t
     return choose_globally(lifted, sum(map(len, like)))
 
 
-def choose_by_layer(layers: Sequence[Tensor], fraction: float) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(best_indices(scores, round(fraction * len(scores)))) for scores in layers)
+def choose_by_layer(layers: Sequence[Tensor], count: int) -> tuple[tuple[int, ...], ...]:
+    """Keep the same share of each layer, `count` in all: rounded down, what is left over goes to the layers that lack
+    most, of equal ones to the lowest, whose loss a repair mends worst."""
+    total = max(1, sum(len(scores) for scores in layers))
+    count = min(count, total)
+    counts = [count * len(scores) // total for scores in layers]
+    lacking = [count * len(scores) % total for scores in layers]
+    for layer in sorted(range(len(layers)), key=lambda layer: -lacking[layer])[: count - sum(counts)]:
+        counts[layer] += 1
+    return tuple(tuple(best_indices(scores, kept)) for scores, kept in zip(layers, counts, strict=True))
 
 
 def round_counts(

@@ -1,10 +1,13 @@
 """The sizes of an encoder on the five axes, and its parameters, counted exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import torch
+from sentence_transformers.base.modules import Dense
+from torch import nn
 
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.modeling import count_heads, count_neurons, find_layers, head_size
@@ -32,8 +35,13 @@ class EncoderShape:
     head_size: int
     positions: int
     types: int  # token types
-    output: int  # the length of a sentence vector
+    output: int  # rows of the pooler, or of the `Dense` that a narrower student has behind its pooling
     has_pooler: bool
+    entering: int = 1  # how many times the hidden width enters that `Dense`
+    behind: int = 0  # parameters of the modules behind the pooling, at the whole width
+    beyond: int = 0  # of these, what stays as it is at every width
+    tokens: int | None = None  # of the tokenizer, where the word embeddings have more rows than that
+    bytes_each: float = BYTES  # of a parameter, as the student is saved
 
 
 def describe(encoder: TorchEncoder) -> EncoderShape:
@@ -50,14 +58,38 @@ def describe(encoder: TorchEncoder) -> EncoderShape:
         pieces=settings.vocab_size,
         rank=getattr(settings, "embedding_rank", None),
     )
+    modules = list(encoder.model)[1:]
+    behind = count(modules)
+    first = modules[1] if len(modules) > 1 and not encoder.uses_pooler else None
+    pooled = getattr(modules[0], "pooling_output_dimension", encoder.dimension) if modules else encoder.dimension
+    output, beyond = pooled, behind
+    if encoder.uses_pooler:
+        output = settings.hidden_size
+    elif isinstance(first, Dense):  # one matrix with what puts a narrower student's channels in their places
+        output, beyond = first.linear.out_features, behind - count([first])
+    tokens = len(encoder.tokenizer)
     return EncoderShape(
         whole,
         head_size=head_size(settings),
         positions=len(weights["embeddings.position_embeddings.weight"]),
         types=0 if types is None else len(types),
-        output=encoder.dimension,
+        output=output,
         has_pooler=encoder.uses_pooler,
+        entering=1 if encoder.uses_pooler else max(1, pooled // whole.hidden),
+        behind=behind,
+        beyond=beyond,
+        tokens=tokens if tokens < whole.pieces else None,
+        bytes_each=count_bytes_each(encoder.dtype),
     )
+
+
+def count(modules: Iterable[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def count_bytes_each(dtype: str) -> int:
+    """Return the bytes that a parameter takes in a number format."""
+    return cast(torch.dtype, getattr(torch, dtype)).itemsize
 
 
 def count_parameters(sizes: Sizes, shape: EncoderShape) -> int:
@@ -89,8 +121,9 @@ def parameters(sizes: Columns, shape: EncoderShape) -> np.ndarray:
     attention = 4 * channels * hidden + 3 * channels  # query, key, value and their biases, output projection
     ffn = 2 * neurons * hidden + neurons
     each_layer = 6 * hidden  # two biases, two LayerNorms
-    narrow = hidden < shape.whole.hidden
-    head = np.where(narrow | shape.has_pooler, shape.output * (hidden + 1), 0)  # a Dense, or the pooler
+    whole = shape.behind + shape.has_pooler * shape.output * (hidden + 1)
+    narrow = shape.beyond + shape.output * (shape.entering * hidden + 1)  # a Dense, also in the place of a pooler
+    head = np.where(hidden < shape.whole.hidden, narrow, whole)
     total: np.ndarray = embeddings + attention + ffn + layers * each_layer + head
     return total
 

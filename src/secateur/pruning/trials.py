@@ -1,14 +1,19 @@
 """What each axis loses: trial cuts at a few sizes, every other axis whole, repaired."""
 
+import json
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
+from secateur.config.errors import InputError
 from secateur.config.pruning import BudgetSettings
 from secateur.data.progress import progress_bar
 from secateur.encoders.encoder import embed
+from secateur.encoders.fingerprint import fingerprint
+from secateur.pruning.budget import settle_pieces
+from secateur.pruning.cache import hash_saliency, hash_texts, keep_losses, recall_losses
 from secateur.pruning.cutting import cut_and_repair
 from secateur.pruning.inputs import PlanningInputs, count_trial_sentences
 from secateur.pruning.layers import vector_loss
@@ -30,17 +35,44 @@ NAMES = {"hidden": "hidden width", "pieces": "vocabulary", "rank": "rank of the 
 
 
 def measure_losses(inputs: PlanningInputs, shape: EncoderShape, least: int, progress: str) -> Losses:
-    """Return 1 - cosine of each axis at the sizes of TRIED, one axis cut at a time, repaired."""
-    expected = embed(inputs.teacher, inputs.judged, precision="auto")
+    """Return 1 - cosine of each axis at the sizes of TRIED, one axis cut at a time, repaired.
+
+    What was tried before of the same inputs is not tried again. Raises InputError: the vectors of a cut are not finite.
+    """
     measured: dict[str, dict[float, float]] = {}
     variants = list(single_cuts(shape, inputs.budget, least))
+    content = list_content(inputs) if inputs.cache is not None and variants else []
+    known = recall_losses(inputs.cache, content) if inputs.cache is not None and variants else {}
+    untried = [sizes for _, sizes in variants if name_sizes(sizes) not in known]
+    expected = embed(inputs.teacher, inputs.judged, precision="auto") if untried else np.empty(0)
     sentences = count_trial_sentences(inputs.teacher)
     for axis, sizes in progress_bar(progress, variants, unit="trial cuts"):
-        loss = try_cut(inputs, sizes, expected, sentences)
         fraction = kept_fractions(sizes, shape)[axis]
-        measured.setdefault(axis, {})[fraction] = loss
-        log.info("trial cut: %.0f%% of the %s kept, loss %.4f", 100 * fraction, NAMES.get(axis, axis), loss)
+        said = f"{100 * fraction:.0f}% of the {NAMES.get(axis, axis)} kept"
+        if name_sizes(sizes) not in known:
+            loss = try_cut(inputs, sizes, expected, sentences)
+            if not np.isfinite(loss):
+                raise InputError(f"trial cut, {said}: the vectors are not finite")
+            known[name_sizes(sizes)] = loss
+            if inputs.cache is not None:
+                keep_losses(inputs.cache, content, known)
+        measured.setdefault(axis, {})[fraction] = known[name_sizes(sizes)]
+        log.info("trial cut: %s, loss %.4f", said, known[name_sizes(sizes)])
     return Losses(measured)
+
+
+def name_sizes(sizes: Sizes) -> str:
+    return json.dumps(asdict(sizes))
+
+
+def list_content(inputs: PlanningInputs) -> list[object]:
+    """Return what the losses of trial cuts depend on but for their sizes, as plain content."""
+    budget = inputs.budget
+    return [
+        fingerprint(inputs.teacher), inputs.teacher.device.type, hash_saliency(inputs.saliency),
+        *map(hash_texts, (inputs.judged, inputs.calibration, *inputs.texts.values())), asdict(inputs.recipe.repair),
+        [budget.ranking, budget.layer_scaling, budget.layer_choice, budget.round_neurons_to],
+    ]  # fmt: skip
 
 
 def try_cut(inputs: PlanningInputs, sizes: Sizes, expected: np.ndarray, sentences: int) -> float:
@@ -71,7 +103,8 @@ def cut_one(whole: Sizes, axis: str, fraction: float, shape: EncoderShape, least
     if axis == "hidden":
         return replace(whole, hidden=max(1, round(fraction * whole.hidden / shape.head_size)) * shape.head_size)
     if axis == "pieces":
-        return replace(whole, pieces=min(whole.pieces, max(least, round(fraction * whole.pieces))))
+        pieces = min(whole.pieces, max(least, round(fraction * whole.pieces)))
+        return replace(whole, pieces=settle_pieces(pieces, shape))
     if axis == "rank":
         return whole if whole.rank is not None else replace(whole, rank=round(fraction * whole.hidden))
     return replace(whole, **{axis: max(1, round(fraction * getattr(whole, axis)))})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from secateur.config.choices import Criterion, Device, Pooling, Precision, Runtime
+from secateur.config.choices import Criterion, Device, Dtype, Pooling, Precision, Runtime
 from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
@@ -28,6 +28,7 @@ from secateur.evaluation.benchmark_data import DownloadError, find_data
 from secateur.evaluation.leaderboard import SENTENCE_TASKS
 from secateur.evaluation.scores import Benchmark, score_stages
 from secateur.export.export import export as export_files
+from secateur.reports.cards import is_repaired, write_trained_card
 from secateur.reports.display import ArtefactTable, Evaluation, StageTable
 from secateur.runs.distill import distill_student, spread_over
 from secateur.runs.prune import plan_pruning
@@ -84,7 +85,10 @@ def prune(
     saliency_pairs: int = 1000,
     repair_sentences: int = 2000,
     held_out: float = 0.05,
+    allow_missing: bool = False,
     pooling: Pooling = "auto",
+    max_length: int | None = None,
+    dtype: Literal["auto"] | Dtype = "auto",
     seed: int = 0,
     device: Device = "auto",
     cache: str | Path | None = None,
@@ -102,18 +106,20 @@ def prune(
     `model`: a folder, a hub name, a SentenceTransformer or a Student. `pairs`: sentences and their translations, a
     .tsv file (English, tab, Russian), two text files whose lines belong together, a .yaml list of catalogs, a list of
     tuples, a `datasets.Dataset` or a pandas frame (its columns en and ru, else the first two). The share `held_out`
-    of them decides nothing: the teacher and the student are compared on it in the end.
+    of them is fitted on by nothing: sizes are chosen, a repair kept or not, and teacher and student compared by it.
 
     How it is done: `saliency_pairs` translation pairs are used to score heads and neurons by `criterion`; `ranking`
     compares them over all layers together or keeps the same share of each; `layer_choice` drops the layers whose
     removal changes the vectors least, or keeps evenly spaced ones; `round_neurons_to` makes each layer's number of
     neurons a multiple; `rounds` cuts in several steps with a repair after each; `repair_sentences` sentences are used
-    to refit what is left, 0 leaves it as cut. `runtime` is what will run the student, for `max_ms`. `pooling` is how
-    token vectors become a sentence vector, where a bare transformer's folder does not say. `cache`: the folder for
-    downloads.
+    to refit what is left, 0 leaves it as cut; a repair that loses to the cut alone is not kept. `runtime` is what will
+    run the student, for `max_ms` and `max_mb`, which is the file's that it reads. `pooling` is how token vectors become
+    a sentence vector, where a bare transformer's folder does not say. `max_length`: the tokens of a sentence that the
+    student reads, where these are to be fewer than the teacher's; `dtype`: the number format that it is saved in, the
+    teacher's where it is auto. `cache`: the folder for downloads and for what was measured once.
 
     Raises InputError: nothing says what to keep; a value out of range; a limit that nothing reaches; a model or pairs
-    that cannot be used.
+    that cannot be used; QualityError: what was cut costs more than was allowed.
     """
     options = {name: value for name, value in locals().items() if name not in ("model", "pairs", "cache")}
     sources, given = read_pairs(pairs)
@@ -138,6 +144,7 @@ def distill(
     w_output: float = 1.0,
     precision: Precision = "auto",
     held_out: float = 0.05,
+    allow_missing: bool = False,
     seed: int = 0,
     cache: str | Path | None = None,
 ) -> Student:
@@ -177,19 +184,26 @@ def distill(
     place = find_cache(cache)
     with naming_options(spell_argument), keeping_random_state():
         own, target = open_model(student), open_model(teacher)
-        corpus_settings = build_settings(CorpusSettings, {**sources, "held_out": held_out}, origin="")
+        corpus_settings = build_settings(
+            CorpusSettings, {**sources, "held_out": held_out, "allow_missing": allow_missing}, origin=""
+        )
         corpus = load_corpus(corpus_settings, place, given=given)
         settings = replace(settings, batch_size=min(settings.batch_size, len(corpus.train)))
         settings = spread_over(settings, settings.steps)
         result, settings, judged = distill_student(
             own, target, corpus, settings, minutes=minutes, folder=checkpoints, cache=place, seed=seed
         )
-    rows = score_stages({"teacher": target, "before": own, "distilled": result.encoder}, judged)
-    table = StageTable(rows)
+    distilled = {"distilled": result.encoder} if result.step else {}  # else it is the student from before
+    table = StageTable(score_stages({"teacher": target, "before": own} | distilled, judged))
+    name = Path(name_model(student)).name
+    old = read_card(student) if isinstance(student, str | Path) else getattr(student, "card", "")
+    card = write_trained_card(old, name, name_model(teacher), settings, table.rows, result.step)
     if isinstance(student, Student):
         recipe = student.recipe and replace(student.recipe, distillation=settings)
-        return replace(student, encoder=result.encoder, table=table, recipe=recipe, step=result.step)
-    return Student(result.encoder, table=table, name=Path(name_model(student)).name)
+        if recipe is not None and student.table is not None and not is_repaired(student.table.rows):
+            recipe = replace(recipe, repair=replace(recipe.repair, sentences=0))
+        return replace(student, encoder=result.encoder, table=table, recipe=recipe, step=result.step, card=card)
+    return Student(result.encoder, table=table, name=name, step=result.step, card=card)
 
 
 def evaluate(

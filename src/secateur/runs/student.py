@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from secateur.config.choices import Device, Pooling
 from secateur.config.errors import InputError
+from secateur.config.places import name_place
 from secateur.config.reading import build_settings, check_value
 from secateur.config.recipe import PruningRecipe
 from secateur.config.teacher import TeacherSettings
@@ -79,7 +80,7 @@ class Student:
         written.
         """
         path = find_path("folder", folder)
-        path = path.resolve() if path.is_symlink() else path
+        path = name_place(path)
         check_out(path)
         card = self.card
         if self.recipe is not None and self.table is not None:
