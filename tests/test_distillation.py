@@ -1,6 +1,7 @@
 """Distillation on toys: what the loss is a mean over, what is kept, what a checkpoint must be."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from secateur.config.errors import InputError
 from secateur.data.pairs import Pairs
 from secateur.distillation import trainer
 from secateur.distillation.batches import LengthSampler, PairDataset
-from secateur.distillation.distillation import Distilled, distill, find_checkpoint
+from secateur.distillation.checkpoints import find_checkpoint
+from secateur.distillation.distillation import Distilled, distill
 from secateur.distillation.targets import Targets, embed_corpus
 from secateur.distillation.teachers import EncoderSource
 from secateur.distillation.trainer import VectorModel
@@ -155,13 +157,19 @@ def test_resuming_gives_the_weights_of_a_run_never_stopped(run: Any, tmp_path: P
         assert torch.equal(value, expected[name]), name
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    for step, state in ((20, "{}"), (100, "{}"), (120, '{"global')):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text(state)
-    (tmp_path / "checkpoint-140").mkdir()
-    assert find_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+def test_a_half_written_checkpoint_is_passed_over(run: Any, tmp_path: Path) -> None:
+    run(replace(SETTINGS, steps=4, evaluate_every=2))
+    folder = tmp_path / "run" / "checkpoints"
+    assert find_checkpoint(folder) == str(folder / "checkpoint-4")
+    names = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+    for number, name in enumerate(names):
+        late = folder / f"checkpoint-{10 + number}"
+        shutil.copytree(folder / "checkpoint-4", late)
+        content = (late / name).read_bytes()
+        (late / name).write_bytes(content[: len(content) * 2 // 3])
+    (folder / "checkpoint-140").mkdir()
+    (folder / "checkpoint-of-mine").mkdir()
+    assert find_checkpoint(folder) == str(folder / "checkpoint-4")
     assert find_checkpoint(tmp_path / "nothing") is None
 
 

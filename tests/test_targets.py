@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secateur.distillation import targets, teachers
+from secateur.config.errors import InputError
+from secateur.distillation import store, targets, teachers
 from secateur.distillation.targets import embed_corpus
 from secateur.distillation.teachers import EncoderSource
 from secateur.encoders.encoder import TorchEncoder, embed
@@ -50,7 +51,7 @@ def test_targets_are_the_embedded_vectors_up_to_half_precision(
     rows = made[range(len(sentences))]
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, embed(teacher, sentences), atol=2**-11)
-    assert isinstance(made.shards[0], np.memmap)
+    assert isinstance(made.vectors, np.memmap)
 
 
 def test_rows_follow_the_order_asked_for_and_duplicates_are_embedded_once(
@@ -84,7 +85,7 @@ def test_an_interrupted_call_keeps_its_finished_shards_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(EncoderSource(teacher), sentences[:32], tmp_path)
     (folder,) = tmp_path.iterdir()
-    assert len(list(folder.iterdir())) == 2
+    assert (folder / "vectors.bin").stat().st_size == 2 * 8 * teacher.dimension * 2
     assert not leftovers(tmp_path)
     resumed = CountingEmbed()
     monkeypatch.setattr(teachers, "embed", resumed)
@@ -93,16 +94,24 @@ def test_an_interrupted_call_keeps_its_finished_shards_and_goes_on(
     np.testing.assert_allclose(made[range(32)], embed(teacher, sentences[:32]), atol=2**-11)
 
 
-def test_a_shard_that_cannot_be_written_leaves_nothing(
+def test_a_shard_that_cannot_be_written_leaves_the_store_as_it_was(
     teacher: TorchEncoder, sentences: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    first = embed_corpus(EncoderSource(teacher), sentences[:4], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    written = store.append
+
+    def fail(path: Path, content: bytes, size: int) -> None:
+        written(path, bytes(content)[:10], size)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(targets.np, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        embed_corpus(EncoderSource(teacher), sentences[:2], tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith(".")]
+    monkeypatch.setattr(store, "append", fail)
+    with pytest.raises(InputError, match=r"the teacher's vectors cannot be written there: No space left on device"):
+        embed_corpus(EncoderSource(teacher), sentences, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    again = embed_corpus(EncoderSource(teacher), sentences[:4], tmp_path)
+    assert np.array_equal(first[range(4)], again[range(4)])
 
 
 def test_no_sentences_are_no_targets(teacher: TorchEncoder, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_worker_that_ended_early_is_an_error(stub: Path) -> None:
     source = UniversalSentenceEncoder(processes=1)
     source.encode(["one"])
     source.workers[0].kill()
-    with pytest.raises(ChildProcessError, match="exit code -9"):
+    with pytest.raises(InputError, match="exit code -9; it was killed"):
         source.encode(["one"])
     assert source.encode(["one"])[0, 0] == 3  # by a new worker
 

@@ -1,5 +1,6 @@
 """Vectors computed elsewhere: found by their sentence, filed under their content, refused in one line."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,41 @@ def test_a_cut_off_file_and_a_folder_are_refused(write_vectors: WriteVectors, tm
         load_vectors(tmp_path, sentences)
     with pytest.raises(InputError, match=r"nowhere\.txt: no such file"):
         load_vectors(vectors, tmp_path / "nowhere.txt")
+
+
+def with_head(text: str) -> bytes:
+    """Return an .npy file of format 1 with this head before six numbers."""
+    head = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + np.ones(6, np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("'<f4'", "(True, 2)"), ("'<f4'", "(9223372036854775808, 2)"), ("'<f4'", "(3, 4611686018427387904)"),
+        ("'<f4'", "(-3, 2)"), ("'<f4'", "(" * 200 + ")" * 200), ("'<c8'", "(3, 1)"), ("'|O'", "(3, 2)"),
+        ("[('a', '<f4')]", "(3, 2)"), ("'<f4'", "(3, 2"), ("__import__('os')", "(3, 2)"),
+    ],
+)  # fmt: skip
+def test_heads_that_say_what_cannot_be_are_refused_in_one_short_line(
+    kind: str, shape: str, write_vectors: WriteVectors
+) -> None:
+    given = with_head(f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}")
+    with pytest.raises(InputError, match=r"v\.npy: ") as refused:
+        load_vectors(*write_vectors(given))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_head_as_it_should_be_is_read(write_vectors: WriteVectors) -> None:
+    given = with_head("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }")
+    assert load_vectors(*write_vectors(given)).encode(["two"]).tolist() == [[1, 1]]
+
+
+def test_pipes_and_devices_are_not_waited_for(write_vectors: WriteVectors, tmp_path: Path) -> None:
+    vectors, sentences = write_vectors(np.eye(3))
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/zero")):
+        for files in ((other, sentences), (vectors, other)):
+            with pytest.raises(InputError, match=r"(pipe|zero): is not a file"):
+                load_vectors(*files)

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from secateur.config.choices import Precision
-from secateur.config.values import FROZEN, Count, Fraction, Positive, Weight
+from secateur.config.values import FROZEN, Above, Count, Fraction, Positive, Weight
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -28,17 +28,15 @@ class DistillationSettings:
     similarity: Literal["mse", "contrastive"] = Field(
         default="mse",
         description=(
-            "How the two vectors of a pair are pulled together: mean squared error, or a contrastive loss over "
-            "the batch."
+            "How the two vectors of a pair are pulled together: mean squared error, or a contrastive loss among the "
+            "pairs of the batch, of all processes; with `accumulation`, of one part of it."
         ),
     )
     w_similarity: Weight = Field(
         default=0.5, description="The weight of the similarity of a pair's two vectors in the loss."
     )
     w_output: Weight = Field(default=0.5, description="The weight of output matching in the loss.")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        default=0.05, description="The temperature of the contrastive loss."
-    )
+    temperature: Above = Field(default=0.05, description="The temperature of the contrastive loss.")
     weight_decay: Weight = Field(default=0.01, description="AdamW's weight decay.")
     warmup_steps: Count = Field(
         default=0, description="How many steps the learning rate rises before the schedule begins."
@@ -50,7 +48,7 @@ class DistillationSettings:
         default=1, description="With `schedule: annealing`, the T_max of torch's CosineAnnealingLR."
     )
     annealing_floor: Weight = Field(default=0.0, description="With `schedule: annealing`, its eta_min.")
-    source_weights: dict[str, Weight] = Field(
+    source_weights: dict[str, Annotated[Weight, Field(le=1000)]] = Field(
         default_factory=dict,
         description=(
             "How often the rows of a source are used, by its name, in training and wherever sentences decide "
@@ -59,7 +57,11 @@ class DistillationSettings:
     )
     accumulation: Positive = Field(default=1, description="How many parts a batch is computed in, one after the other.")
     max_length: Positive = Field(
-        default=128, description="The longest sentence that training reads, in tokens; a longer one is truncated."
+        default=128,
+        description=(
+            "The longest sentence that is read in training, in tokens; a longer one is truncated, for the teacher too. "
+            "The student's own length stays as it is."
+        ),
     )
     dropout: Fraction = Field(default=0.0, description="The student's dropout rate while it trains.")
     precision: Precision = Field(

@@ -36,8 +36,8 @@ class PairDataset(Dataset[int]):
         self.encoder = encoder
         self.targets = targets
         self.paired = torch.tensor(pairs.paired)
-        pieces = tokenize(encoder, [*pairs.en, *pairs.ru])
-        self.pieces = [np.array(truncate(row, max_length), np.int32) for row in pieces]
+        reader = encoder.limited(min(max_length, encoder.max_length))
+        self.pieces = [np.array(row, np.int32) for row in tokenize(reader, [*pairs.en, *pairs.ru])]
         lengths = np.array([len(row) for row in self.pieces])
         self.lengths = np.maximum(lengths[: len(pairs.en)], lengths[len(pairs.en) :])
         self.weights = pairs.weigh(source_weights)
@@ -56,11 +56,6 @@ class PairDataset(Dataset[int]):
         if self.targets is not None:
             batch["targets"] = torch.from_numpy(self.targets[np.array(both)])
         return batch
-
-
-def truncate(pieces: list[int], max_length: int) -> list[int]:
-    """Return the first tokens of a sentence, at most max_length, the last of which is its closing one."""
-    return pieces if len(pieces) <= max_length else [*pieces[: max_length - 1], pieces[-1]]
 
 
 class LengthSampler(Sampler[int]):

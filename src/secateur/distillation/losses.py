@@ -14,16 +14,20 @@ def similarity_mse(en: Tensor, ru: Tensor) -> Tensor:
     return (en - ru).square().sum(dim=-1)
 
 
-def similarity_contrastive(en: Tensor, ru: Tensor, *, temperature: float) -> Tensor:
-    """Return the symmetric InfoNCE loss of each pair [B], the other pairs of the batch as negatives.
+def similarity_contrastive(
+    en: Tensor, ru: Tensor, *, temperature: float, pool: tuple[Tensor, Tensor] | None = None, first: int = 0
+) -> Tensor:
+    """Return the symmetric InfoNCE loss of each pair [B], the other pairs of the pool as negatives.
 
     -1/2 (log softmax_j <en_i, ru_j>/t at j = i  +  log softmax_j <ru_i, en_j>/t at j = i),
     van den Oord et al. 2018, equation 4, both ways as in LaBSE (Feng et al. 2022) without its margin.
+
+    `pool`: both sides of all pairs [P, D], those given from row `first` on; none: the pairs given.
     """
-    logits = en @ ru.T / temperature  # [B, B]
-    own = torch.arange(len(en), device=en.device)
-    forward = cross_entropy(logits, own, reduction="none")
-    backward = cross_entropy(logits.T, own, reduction="none")
+    pool_en, pool_ru = (en, ru) if pool is None else pool
+    own = first + torch.arange(len(en), device=en.device)
+    forward = cross_entropy(en @ pool_ru.T / temperature, own, reduction="none")  # of logits [B, P]
+    backward = cross_entropy(ru @ pool_en.T / temperature, own, reduction="none")
     return (forward + backward) / 2
 
 

@@ -1,12 +1,14 @@
-"""The teacher's vector of every sentence, computed once: float16 shards on disk, memory-mapped.
+"""The teacher's vector of every sentence, computed once and kept on disk as float16, memory-mapped.
 
-A vector is filed under the content of its teacher (weights, tokenizer, what follows the transformer) and of its
-sentence, so corpora that share sentences share the work, and a run that was stopped goes on where it was. Of several
-teachers each one's vectors are filed for themselves, and their join again: other weights need no second embedding.
+A vector is filed under the content of its teacher (weights, tokenizer, what follows the transformer, the length and the
+precision it reads at) and of its sentence, so corpora that share sentences share the work, and a run that was stopped
+goes on where it was. Of several teachers each one's vectors are filed for themselves, and their join again: other
+weights need no second embedding.
 """
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,60 +17,107 @@ from typing import Any
 import numpy as np
 
 from secateur.config.errors import InputError
-from secateur.data.files import whole_folder
 from secateur.data.progress import progress_bar
-from secateur.distillation.teachers import EnglishSource, JoinedSources, join_sources
-from secateur.encoders.vectors import VectorSource, check_known, scale_to_units
+from secateur.distillation.store import KEY, VectorStore
+from secateur.distillation.teachers import EnglishSource, JoinedSources, is_known_by_name, join_sources
+from secateur.encoders.vectors import VectorSource, check_known, encode_units, scale_to_units
 
 log = logging.getLogger(__name__)
 
-SHARD = 4_096  # sentences; 3 MiB of vectors at 384 dimensions
+SHARD = 4_096  # sentences that are computed and written at a time; 3 MiB of vectors at 384 dimensions
 SAMPLE = 20_000  # sentences that a rotation is fitted on: over 20 for each of 900 joined dimensions
+PROBES = 8  # sentences by which a model that is known by its name alone is recognised
+ALIKE = 0.99  # the least cosine of a probe to the vector on disk
 
 
 @dataclass(frozen=True)
 class Targets:
     """One teacher vector per sentence, in the order asked for; rows are read from disk as they are needed."""
 
-    shards: tuple[np.ndarray, ...]  # memory-mapped float16 [n, D]
-    places: np.ndarray  # [sentences, 2]: shard, row
+    vectors: np.ndarray  # memory-mapped float16 [n, D]
+    places: np.ndarray  # int64 [sentences]: rows of `vectors`
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 vectors [len(rows), D] of unit length up to the rounding of float16."""
-        return np.stack([self.shards[shard][row] for shard, row in self.places[rows]]).astype(np.float32)
+        return np.asarray(self.vectors[self.places[rows]]).astype(np.float32)
 
 
 def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *, progress: str = "") -> Targets:
     """Return a teacher's unit vectors of these sentences, computing only those the cache lacks.
 
-    Each finished shard is written whole; an interrupted call loses at most one shard of work. `progress` names a
-    progress bar; empty: none. Raises InputError: vectors that are not to be had, or not what the source promises.
+    They are written by shards; an interrupted call loses at most one shard of work. `progress` names a progress bar;
+    empty: none. Raises InputError: vectors that are not to be had, or not what the source promises; a cache that
+    cannot be read or written; a source known by its name that gives other vectors than those filed under it.
     """
     if isinstance(source, EnglishSource):
         return embed_corpus(source.source, source.translate(sentences), cache, progress=progress)
-    folder = cache / source.fingerprint
+    store = open_store(source, cache)
     keys = sentence_keys(sentences)
-    known = read_keys(folder)
-    missing = {key: sentence for key, sentence in zip(keys, sentences, strict=True) if key not in known}
-    if missing:
-        log.info(
-            "teacher's vectors: %d of %d sentences are to be computed, into %s", len(missing), len(sentences), folder
+    vectors, places = store.read(keys)
+    known = np.flatnonzero(places >= 0)
+    if len(known) and is_known_by_name(source):
+        check_same(source, sentences, Targets(vectors, places), known)
+    missing = find_missing(keys, places)
+    if len(missing):
+        log.info("teacher's vectors: %d of %d sentences are to be computed, into %s", len(missing), len(sentences),
+                 store.folder)  # fmt: skip
+        write_vectors(source, [sentences[row] for row in missing], keys[missing], store, cache, progress)
+        vectors, places = store.read(keys)
+        if (places < 0).any():
+            raise InputError(f"{store.folder}: vectors that were just written cannot be read back")
+    return Targets(vectors, places)
+
+
+def open_store(source: VectorSource, cache: Path) -> VectorStore:
+    name = source.fingerprint
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise InputError(f"{source.name}: its fingerprint {name!r} is not the name of a folder")
+    folder = cache / name
+    if next(folder.glob("*/keys.npy"), None):
+        log.info("%s: vectors of an earlier release are not read and may be deleted", folder)
+    return VectorStore(folder, source.dimension)
+
+
+def sentence_keys(sentences: Sequence[str]) -> np.ndarray:
+    """Return the key of every sentence, 16 bytes each [sentences]. Raises InputError: a text that is no Unicode."""
+    try:
+        digests = [hashlib.blake2b(sentence.encode(), digest_size=16).digest() for sentence in sentences]
+    except UnicodeEncodeError as error:
+        raise InputError(f"a sentence holds half of a surrogate pair, which is no text: {error.object!r}") from None
+    return np.frombuffer(b"".join(digests), KEY)
+
+
+def find_missing(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the rows of sentences without a vector, each sentence once, in order."""
+    lacking = np.flatnonzero(places < 0)
+    return lacking[np.sort(np.unique(keys[lacking], return_index=True)[1])]
+
+
+def check_same(source: VectorSource, sentences: Sequence[str], targets: Targets, known: np.ndarray) -> None:
+    """Raise InputError where a source gives other vectors than those on disk for a few of the sentences known."""
+    rows = known[np.linspace(0, len(known) - 1, min(len(known), PROBES)).astype(np.int64)]
+    given = encode_units(source, [sentences[row] for row in rows])
+    cosines = (given * targets[rows]).sum(axis=1)
+    if cosines.min() < ALIKE:
+        raise InputError(
+            f"{source.name}: gives other vectors than those filed under its name, cosine {cosines.min():.3f} for "
+            f"{sentences[rows[cosines.argmin()]]!r}; another model needs another name"
         )
-        write_vectors(source, missing, folder, cache, progress)
-    return open_targets(folder, keys)
 
 
-def write_vectors(source: VectorSource, sentences: dict[bytes, str], folder: Path, cache: Path, progress: str) -> None:
-    keys, texts = list(sentences.keys()), list(sentences.values())
-    compute = make_computer(source, texts, cache, progress)
+def write_vectors(
+    source: VectorSource, sentences: list[str], keys: np.ndarray, store: VectorStore, cache: Path, progress: str
+) -> None:
+    with store.writing():
+        pass  # what cannot be written is said before the work
+    compute = make_computer(source, sentences, cache, progress)
     with progress_bar(progress, total=len(keys), unit="sentences") as bar:
         for start in range(0, len(keys), SHARD):
             rows = np.arange(start, min(start + SHARD, len(keys)))
-            units = scale_to_units(compute(rows), source, texts[start : start + SHARD])
-            write_shard(folder, keys[start : start + SHARD], units)
+            store.add(keys[rows], scale_to_units(compute(rows), source, sentences[start : start + SHARD]))
             bar.update(len(rows))
 
 
@@ -109,33 +158,3 @@ def combine_sources(
     targets = [embed_corpus(part, sample, cache, progress=progress and part.name) for part in parts]
     vectors = [part[np.arange(len(sample))] for part in targets]
     return join_sources(parts, [weight for _, weight in weighted], vectors, dimension=dimension)
-
-
-def sentence_keys(sentences: Sequence[str]) -> list[bytes]:
-    return [hashlib.blake2b(sentence.encode(), digest_size=16).digest() for sentence in sentences]
-
-
-def read_keys(folder: Path) -> dict[bytes, tuple[int, int]]:
-    """Return, for each sentence key on disk, its shard (in order of name) and its row."""
-    places: dict[bytes, tuple[int, int]] = {}
-    for number, shard in enumerate(shard_folders(folder)):
-        for row, key in enumerate(np.load(shard / "keys.npy")):
-            places[key.tobytes()] = (number, row)
-    return places
-
-
-def shard_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[0-9a-f]*") if (path / "keys.npy").is_file())
-
-
-def write_shard(folder: Path, keys: list[bytes], vectors: np.ndarray) -> None:
-    name = hashlib.blake2b(b"".join(keys), digest_size=12).hexdigest()
-    with whole_folder(folder / name) as temporary:
-        np.save(temporary / "vectors.npy", vectors.astype(np.float16))
-        np.save(temporary / "keys.npy", np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16))
-
-
-def open_targets(folder: Path, keys: list[bytes]) -> Targets:
-    known = read_keys(folder)
-    shards = tuple(np.load(shard / "vectors.npy", mmap_mode="r") for shard in shard_folders(folder))
-    return Targets(shards=shards, places=np.array([known[key] for key in keys], np.int64).reshape(-1, 2))

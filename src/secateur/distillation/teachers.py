@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from secateur.distillation.universal import UniversalSentenceEncoder
 from secateur.distillation.vector_files import load_vectors
 from secateur.encoders.device import pick_precision
 from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.fingerprint import fingerprint
 from secateur.encoders.loading import load_encoder
 from secateur.encoders.vectors import VectorSource, check_known, encode_units
 
@@ -45,34 +46,12 @@ class EncoderSource:
     def dimension(self) -> int:
         return self.encoder.dimension
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return f"{fingerprint(self.encoder)}-{self.precision}"
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
         return embed(self.encoder, sentences, batch_size=self.batch_size, precision=self.precision)
-
-
-def fingerprint(encoder: TorchEncoder) -> str:
-    """Return a hash of everything a sentence vector of an encoder depends on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    settings = encoder.transformer.config.to_diff_dict()
-    tokenizer = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
-    modules = [repr(module) for module in list(encoder.model)[1:]]
-    content = [without(settings, PROVENANCE), without(tokenizer, LAST_CALL), modules]
-    digest.update(json.dumps([*content, encoder.max_length, encoder.uses_pooler], sort_keys=True).encode())
-    return digest.hexdigest()[:32]
-
-
-PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")  # of a config
-LAST_CALL = ("truncation", "padding")  # of a tokenizer: what it was last called with
-
-
-def without(data: dict[str, object], keys: Sequence[str]) -> dict[str, object]:
-    return {key: value for key, value in data.items() if key not in keys}
 
 
 class SentenceModel(Protocol):
@@ -85,6 +64,7 @@ class ModelSource:
     """Any object with `encode(list of sentences) -> array [n, D]`: another library's model, a client of a service.
 
     Its vectors are filed under `name` and nothing else: another model, or another version of it, needs another name.
+    One that gives other vectors than those on disk is refused.
     """
 
     model: SentenceModel
@@ -174,6 +154,24 @@ class JoinedSources:
         """Return [n, D] of the parts' unit vectors [n, D_i]."""
         rotated: np.ndarray = concatenate(units, self.weights) @ self.rotation
         return rotated
+
+
+def is_known_by_name(source: VectorSource) -> bool:
+    """Whether a source, or a part of it, is filed under a name that need not change when its vectors do."""
+    if isinstance(source, JoinedSources):
+        return any(map(is_known_by_name, source.parts))
+    return is_known_by_name(source.source) if isinstance(source, EnglishSource) else isinstance(source, ModelSource)
+
+
+def limit_source(source: VectorSource, max_length: int) -> VectorSource:
+    """Return a source whose encoders of ours read at most so many tokens of a sentence; others stay as they are."""
+    if isinstance(source, EncoderSource):
+        return replace(source, encoder=source.encoder.limited(min(max_length, source.encoder.max_length)))
+    if isinstance(source, EnglishSource):
+        return replace(source, source=limit_source(source.source, max_length))
+    if isinstance(source, JoinedSources):
+        return replace(source, parts=tuple(limit_source(part, max_length) for part in source.parts))
+    return source
 
 
 def concatenate(units: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

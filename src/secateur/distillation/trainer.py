@@ -1,12 +1,16 @@
 """The Hugging Face Trainer with our loss, our batches and held-out cosine as its measure."""
 
 import logging
+import math
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -16,8 +20,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
 from secateur.data.progress import is_watched
-from secateur.distillation.batches import LengthSampler, PairDataset, check_batch
+from secateur.distillation.batches import LengthSampler, PairDataset
+from secateur.distillation.checkpoints import is_whole
+from secateur.distillation.checks import check_split
 from secateur.distillation.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
+from secateur.distillation.processes import gather_pairs
 from secateur.encoders.device import pick_precision
 from secateur.encoders.encoder import TorchEncoder, encode
 from secateur.encoders.machine import trim_memory
@@ -27,6 +34,12 @@ log = logging.getLogger(__name__)
 
 Log = Callable[[Mapping[str, float], int], None]
 Validate = Callable[[TorchEncoder], Mapping[str, float]]
+
+NEVER = torch.iinfo(torch.int64).max
+
+
+class DivergedError(Exception):
+    """Training came to numbers that are not finite; the message says which, and at which step."""
 
 
 class VectorModel(nn.Module):
@@ -73,19 +86,14 @@ class DistillationTrainer(Trainer):
         callbacks: tuple[TrainerCallback, ...],
     ):
         arguments = training_arguments(settings, student, folder, seed)
-        parts = arguments.world_size * settings.accumulation
-        if settings.batch_size % parts:
-            raise InputError(
-                f"distillation.batch_size: {settings.batch_size} is not divisible by "
-                f"{arguments.world_size} processes x {settings.accumulation} accumulated batches"
-            )
-        arguments.per_device_train_batch_size = settings.batch_size // parts
-        check_batch(dataset.weights, settings)
+        check_split(settings, arguments.world_size)
+        arguments.per_device_train_batch_size = settings.batch_size // (arguments.world_size * settings.accumulation)
         for parameter in student.model.parameters():
             parameter.requires_grad_(parameter.numel() > 0)  # a layer without heads has empty matrices
         self.settings, self.student, self.teacher, self.rows = settings, student, teacher, dataset
         self.validate, self.log_metrics = validate, log_metrics
         self.terms, self.parts = torch.zeros(2), 0
+        self.flawed = torch.tensor(NEVER)  # the first step whose loss is not finite
         self.order_seed = seed
         super().__init__(
             model=VectorModel(student), args=arguments, train_dataset=dataset, eval_dataset=dataset,
@@ -117,12 +125,7 @@ class DistillationTrainer(Trainer):
         """Return this process's share of the loss, times the number of processes (gradients are averaged)."""
         settings = self.settings
         vectors, tokens = model(inputs["input_ids"], inputs["attention_mask"])
-        en, ru = vectors.chunk(2)
-        en, ru = en[inputs["paired"]], ru[inputs["paired"]]
-        if settings.similarity == "contrastive":
-            similarity = similarity_contrastive(en, ru, temperature=settings.temperature)
-        else:
-            similarity = similarity_mse(en, ru)
+        similarity = self.compare_pairs(vectors, inputs["paired"])
         if settings.matching == "tokens":
             output = match_tokens(tokens, self.teacher_tokens(inputs), inputs["attention_mask"])
         else:
@@ -131,8 +134,33 @@ class DistillationTrainer(Trainer):
         terms = torch.stack([similarity.sum() / pairs, output.sum() / matched])
         self.terms, self.parts = self.terms.to(terms.device) + terms.detach(), self.parts + 1
         loss = settings.w_similarity * terms[0] + settings.w_output * terms[1]
+        flawed = self.flawed.to(loss.device)
+        self.flawed = torch.where(loss.detach().isfinite(), flawed, flawed.clamp(max=self.state.global_step + 1))
         share: Tensor = loss * self.accelerator.num_processes
         return share
+
+    def compare_pairs(self, vectors: Tensor, paired: Tensor) -> Tensor:
+        """Return the similarity loss of this process's paired rows; the contrastive one has all processes' as others.
+
+        vectors: [2B, D], English first; paired: [B].
+        """
+        whole_en, whole_ru = vectors.chunk(2)
+        en, ru = whole_en[paired], whole_ru[paired]
+        if self.settings.similarity == "mse":
+            return similarity_mse(en, ru)
+        temperature = self.settings.temperature
+        if self.accelerator.num_processes == 1:
+            return similarity_contrastive(en, ru, temperature=temperature)
+        *pool, first = gather_pairs(whole_en, whole_ru, paired)
+        return similarity_contrastive(en, ru, temperature=temperature, pool=(pool[0], pool[1]), first=first)
+
+    def stop_if_diverged(self, gradient_norm: float = 0.0) -> None:
+        """Raise DivergedError, in every process alike, if a loss or the last gradient was not finite."""
+        step = int(self.accelerator.gather(self.flawed.to(self.accelerator.device).reshape(1)).min())
+        if step < NEVER:
+            raise DivergedError(f"the loss of step {step} is not a finite number")
+        if not math.isfinite(gradient_norm):
+            raise DivergedError(f"the gradient of step {self.state.global_step} is not finite")
 
     def teacher_tokens(self, inputs: dict[str, Tensor]) -> Tensor:
         assert self.teacher is not None, "tokens matching runs the teacher"
@@ -164,11 +192,17 @@ class DistillationTrainer(Trainer):
         return schedule
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the student on held-out pairs; `keep: best` keeps the checkpoint of the highest cosine."""
+        """Score the student on held-out pairs; `keep: best` keeps the checkpoint of the highest cosine.
+
+        Raises DivergedError: the loss of a step before, or a score, is not finite; no checkpoint is written then.
+        """
+        self.stop_if_diverged()
         training = self.student.model.training
         self.student.model.eval()
         metrics = dict(self.validate(self.student))
         self.student.model.train(training)
+        if not all(map(math.isfinite, metrics.values())):
+            raise DivergedError(f"after step {self.state.global_step} the student's vectors are not finite")
         self.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, self.state.global_step)
         log.info("step %d: held-out cosine %.4f", self.state.global_step, metrics["cosine"])
         named = {f"eval_{name}": value for name, value in metrics.items()}
@@ -178,6 +212,7 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term of the loss, a mean over the steps since the last line, and hand the line on."""
         if "loss" in logs:
+            self.stop_if_diverged(logs.get("grad_norm", 0.0))
             steps = self.parts / self.settings.accumulation
             terms = self.accelerator.reduce(self.terms, reduction="sum") / steps
             self.terms, self.parts = torch.zeros(2), 0
@@ -185,12 +220,29 @@ class DistillationTrainer(Trainer):
             self.log_metrics({f"train/{name}": value for name, value in logs.items()}, self.state.global_step)
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint; raise InputError, and leave no half of it, where the disk does not take it."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
+                raise  # torch's own words of a full disk are those two
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            if not is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise InputError(f"{folder}: the checkpoint cannot be written: {reason}") from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the weights as safetensors and nothing else; the Trainer would pickle its arguments beside them."""
         path = Path(output_dir or str(self.args.output_dir))
         path.mkdir(parents=True, exist_ok=True)
         weights = state_dict if state_dict is not None else VectorModel(self.student).state_dict()
-        save_file({name: value.contiguous() for name, value in weights.items()}, path / "model.safetensors")
+        file = path / "model.safetensors"
+        file.touch()
+        mode = file.stat().st_mode  # as the umask says; safetensors writes for its owner alone
+        save_file({name: value.contiguous() for name, value in weights.items()}, file)
+        file.chmod(mode)
 
 
 PART_PIECES = 2048  # of a batch that go through the student at once, on a CPU

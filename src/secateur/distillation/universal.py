@@ -23,7 +23,7 @@ from typing import IO
 
 import numpy as np
 
-from secateur.config.errors import require
+from secateur.config.errors import InputError, require
 
 DIMENSION = 512
 CHUNK = 64  # sentences in a question: enough for several of the package's own batches, few enough to share out evenly
@@ -58,7 +58,7 @@ class UniversalSentenceEncoder:
         return digest.hexdigest()[:32]
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
-        """Return float32 [sentences, 512]. Raises ChildProcessError where a worker ended early."""
+        """Return float32 [sentences, 512]. Raises InputError where a worker ended early."""
         vectors = np.empty((len(sentences), DIMENSION), np.float32)
         starts = range(0, len(sentences), CHUNK)
         if not starts:
@@ -147,8 +147,10 @@ def read_answer(worker: Worker, count: int) -> np.ndarray:
     return np.frombuffer(content, np.float32).reshape(count, DIMENSION)
 
 
-def ended_early(worker: Worker) -> ChildProcessError:
-    return ChildProcessError(f"a worker of {UniversalSentenceEncoder.name} ended with exit code {worker.wait()}")
+def ended_early(worker: Worker) -> InputError:
+    code = worker.wait()
+    killed = "; it was killed, as the system does where memory runs out" if code == -signal.SIGKILL else ""
+    return InputError(f"a worker of {UniversalSentenceEncoder.name} ended with exit code {code}{killed}")
 
 
 def stop_workers(workers: Sequence[Worker]) -> None:

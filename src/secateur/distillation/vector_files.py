@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 
@@ -56,6 +57,8 @@ def load_vectors(vectors: Path, sentences: Path) -> StoredVectors:
     A sentence given twice has its first vector. Every row is read once, to check it and to name the content. Raises
     InputError: a file is missing or not of its kind; n differs; a row is all zeros or not finite.
     """
+    for path in (vectors, sentences):
+        check_file(path)
     lines = read_lines(sentences)
     array = open_array(vectors)
     if len(array) != len(lines):
@@ -76,15 +79,26 @@ def load_vectors(vectors: Path, sentences: Path) -> StoredVectors:
 def open_array(path: Path) -> np.ndarray:
     """Return a memory-mapped matrix of floating-point numbers; nothing in the file is unpickled."""
     try:
-        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a whole .npy file of numbers: {error}") from None
+        with np.errstate(over="ignore"):  # a shape beyond all measure is refused
+            array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # numpy reads the head as Python's literals, and fails as these do
+        raise InputError(f"{path}: not a whole .npy file of numbers: {' '.join(str(error).split())[:200]}") from None
     if array.ndim != 2 or not array.size:
         raise InputError(f"{path}: an array of shape {array.shape}, not [sentences, dimension]")
     if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"{path}: an array of {array.dtype}, not of floating-point numbers")
+        raise InputError(f"{path}: an array of {str(array.dtype)[:80]}, not of floating-point numbers")
     return array
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError for what is no file: a pipe would be waited for, and a device never ends."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not S_ISREG(found.st_mode):
+        raise InputError(f"{path}: {'Is a directory' if S_ISDIR(found.st_mode) else 'is not a file'}")
