@@ -40,9 +40,9 @@ install: $(INSTALLED) ## create .venv and install the pinned requirements; PIP_F
 train: $(INSTALLED) ## run experiments/EXPERIMENT.yaml (mini-en-ru); OVERRIDES="key=value ..."; ARGS=--resume
 	$(RUN)/secateur train experiments/$(EXPERIMENT).yaml $(OVERRIDES) $(ARGS)
 
-teacher: $(INSTALLED) ## remake models/teacher-mini-en-ru, hours on 2 cores; OVERRIDES="corpus.files=[FILE]"; ARGS=--resume
+teacher: $(INSTALLED) ## make the teacher anew, as models/teacher-mini-en-ru-anew, hours on 2 cores; OVERRIDES="corpus.files=[FILE]"; ARGS=--resume
 	@$(PIP) --no-build-isolation --editable '.[teacher]'
-	$(RUN)/secateur train experiments/teacher-mini-en-ru.yaml $(OVERRIDES) $(ARGS)
+	$(RUN)/secateur train experiments/teacher-mini-en-ru.yaml name=teacher-mini-en-ru-anew $(OVERRIDES) $(ARGS)
 
 infer: $(INSTALLED) ## score MODEL=models/NAME (the last run's) on encodechka; DATA=FOLDER where its files are
 	$(RUN)/secateur infer $(MODEL) $(if $(DATA),--data '$(DATA)') $(ARGS)

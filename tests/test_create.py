@@ -58,7 +58,8 @@ def test_a_run_makes_an_encoder_that_comes_nearer_to_its_teacher(bench: Path) ->
     curve = read_curve(bench / "runs" / "toy", "train/loss")
     assert curve[-1] < curve[0] / 2
     stages = json.loads((bench / "runs" / "toy" / "scores.json").read_text())["stages"]
-    assert stages[0] == {"stage": "teacher", "cosine": 1.0} | {name: stages[0][name] for name in ("en_ru", "ru_en")}
+    measured = {name: stages[0][name] for name in ("en_ru", "ru_en", "pairs")}
+    assert stages[0] == {"stage": "teacher", "cosine": 1.0} | measured
     card = (bench / "models" / "toy" / "README.md").read_text()
     assert "a new vocabulary of 150 tokens" in card
 

@@ -50,7 +50,7 @@ def test_a_resumed_run_continues_the_curve_behind_its_checkpoint(tmp_path: Path)
             log.metrics({"train/output": 1 / step}, step)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "sec')  # killed while it wrote
-    with open_log(recipe, tmp_path, resume_step=20) as log:
+    with open_log(recipe, tmp_path, resume_steps={"": 20}) as log:
         log.metrics({"train/output": 0.0}, 21)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [10, 20, 21]
@@ -66,7 +66,7 @@ def test_a_resumed_run_is_reported_from_its_first_step(tmp_path: Path, monkeypat
         log.metrics({"train/output": 0.5, "train/similarity": float("inf")}, 1)
         log.metrics({"train/output": 0.4}, 2)
     assert reported == []
-    with open_log(make_recipe("clearml"), tmp_path, resume_step=1) as log:
+    with open_log(make_recipe("clearml"), tmp_path, resume_steps={"": 1}) as log:
         log.metrics({"train/output": 0.3}, 2)
     assert reported == [("train", "output", 0.5, 1), ("train", "output", 0.3, 2)]
 

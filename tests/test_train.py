@@ -1,7 +1,6 @@
 """Whole runs on a toy, as a user starts them: the command line in a process of its own."""
 
 import json
-import logging
 import signal
 import subprocess
 from pathlib import Path
@@ -10,13 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import QUIET, command, put_teacher_and_pairs, quiet_environment, read_curve, run, wait_for
-from records import RECIPE as RECORDED
 from safetensors.numpy import load_file
 
-from secateur.config.reading import build_recipe
 from secateur.encoders.encoder import TorchEncoder
 from secateur.evaluation.drift import load_drift
-from secateur.runs.bookkeeping import Places, open_run
 
 RECIPE: dict[str, Any] = {
     "corpus": {"held_out": 0.3, "min_words": 2},
@@ -68,24 +64,6 @@ def test_a_run_leaves_its_record_its_student_and_a_table(bench: Path) -> None:
     found = np.load(bench / "vectors.npy")
     assert found.shape == (3, 32)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
-
-
-def test_runs_that_stop_early_never_take_the_place_of_a_finished_record(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    recipe = build_recipe(RECORDED | {"name": "toy"}, origin="toy")
-    places = Places(tmp_path / "toy", tmp_path / "models", tmp_path / "cache")
-    open_run(recipe, places, resume=False)
-    (places.run / "scores.json").write_text("{}")
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            open_run(recipe, places, resume=False)
-    assert (tmp_path / "toy.previous" / "scores.json").exists()
-    assert not (places.run / "scores.json").exists()
-    assert [message.partition(":")[0] for message in caplog.messages[1:]] == ["the last run was not finished"] * 2
-    (places.run / "scores.json").write_text("[]")
-    open_run(recipe, places, resume=False)
-    assert (tmp_path / "toy.previous" / "scores.json").read_text() == "[]"  # a newer finished one does
 
 
 def test_a_killed_run_resumes_to_the_weights_of_one_never_killed(bench: Path) -> None:

@@ -1,9 +1,11 @@
 """secateur train: a recipe, from the first stage to the last."""
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
+from secateur.commands.check import NO_CHECK, check_saved
 from secateur.commands.options import MODELS, Parser, new_command
 
 HELP = "Run a recipe: saliency, cut, repair, distillation, scores."
@@ -21,6 +23,7 @@ def add(parser: Parser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
     parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help=MODELS)
+    parser.add_argument("--no-check", action="store_true", help=NO_CHECK)
     parser.set_defaults(command=run, resume_hint=say_resume)
 
 
@@ -36,10 +39,13 @@ def run(options: argparse.Namespace) -> None:
     from secateur.runs.train import train
 
     places = Places(run=path.parent / recipe.name, models=options.models, cache=options.cache)
+    options.record = places.run / "recipe.json"
     if isinstance(recipe, CreationRecipe):
         create(recipe, places, resume=options.resume)
     else:
         train(recipe, places, resume=options.resume)
+    if not options.no_check and os.environ.get("RANK", "0") == "0":  # of several processes one checks
+        check_saved(places.models / recipe.name)
 
 
 def find_recipe(named: Path) -> Path:
@@ -49,5 +55,8 @@ def find_recipe(named: Path) -> Path:
 
 
 def say_resume(options: argparse.Namespace) -> str:
+    """Return how to go on, where the run has begun."""
+    if not hasattr(options, "record") or not options.record.exists():
+        return ""
     words = [word for word in options.words if word != "--resume"]
     return f"; to go on: secateur {shlex.join([*words, '--resume'])}"

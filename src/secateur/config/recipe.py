@@ -20,7 +20,7 @@ from secateur.config.values import FROZEN, Name, Seed
 class Recipe:
     """What every run has. Its name is the recipe's file name."""
 
-    name: Name = Field(description="The name of the run and of its student.")
+    name: Name = Field(description="The name of the run and of its student: letters, digits, `.`, `_` and `-`.")
     corpus: CorpusSettings = Field(description="Where sentence pairs come from.")
     distillation: DistillationSettings = Field(description="How the student is trained.")
     validation: ValidationSettings = Field(

@@ -1,8 +1,6 @@
 """What every run does: its record on disk, a line for each stage, which rows it trains on."""
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from secateur.config.distillation import DistillationSettings
-from secateur.config.errors import InputError
-from secateur.config.reading import build_recipe, dump_recipe
-from secateur.config.recipe import Recipe
 from secateur.data.files import whole_file, write_json, write_text
 from secateur.data.pairs import Pairs
-from secateur.distillation.batches import check_batch
-from secateur.distillation.distillation import find_checkpoint
+from secateur.distillation.checkpoints import find_checkpoint
+from secateur.distillation.checks import check_distillation
+from secateur.distillation.distillation import Distilled
 from secateur.evaluation.drift import Drift, save_drift
 from secateur.evaluation.leaderboard import Scores, dump_scores
 from secateur.evaluation.scores import name_scores
@@ -52,64 +48,15 @@ def stage(name: str) -> Iterator[None]:
     log.info("== %s done in %.1f s", name, time.monotonic() - started)
 
 
-def open_run(run: Recipe, places: Places, *, resume: bool) -> None:
-    """Write the resolved recipe; or check, when resuming, that the run there is this one."""
-    path = places.run / "recipe.json"
-    plain = dump_recipe(run)
-    if resume:
-        if not path.exists():
-            raise InputError(f"{places.run}: nothing to resume there; run it without --resume")
-        there = dump_recipe(build_recipe(json.loads(path.read_text(encoding="utf-8")), origin=str(path)))
-        was, now = flatten(there), flatten(plain)
-        if was != now:
-            name = min(was.items() ^ now.items())[0]
-            change = f"{name} was {was.get(name, 'absent')}, is now {now.get(name, 'absent')}"
-            raise InputError(f"{places.run}: a checkpoint of another run: {change}")
-        return
-    if path.exists():
-        make_room(places.run)
-    write_json(path, plain)
-
-
-def make_room(run: Path) -> None:
-    """Move a record to NAME.previous; one without scores is removed where a finished one is there already."""
-    previous = run.with_name(f"{run.name}.previous")
-    if is_finished(previous) and not is_finished(run):
-        shutil.rmtree(run)
-        log.info("the last run was not finished: its record is removed; %s keeps the last finished one", previous)
-        return
-    shutil.rmtree(previous, ignore_errors=True)
-    run.rename(previous)
-    log.info("the last run's record is now %s", previous)
-
-
-def is_finished(run: Path) -> bool:
-    return (run / "scores.json").exists()
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return every value as JSON text under its dotted key."""
-    flat: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return flat
-
-
 def rows_to_train(pairs: Pairs, settings: DistillationSettings) -> Pairs:
     """Return the first rows of the corpus, no more than the steps will see; any prefix of it is a fair sample.
 
     Raises InputError: a weight for a source that is not there, or too few rows for a batch.
     """
-    for source in settings.source_weights.keys() - set(pairs.source):
-        known = ", ".join(sorted(set(pairs.source)))
-        raise InputError(f"distillation.source_weights: no source {source}; there are {known}")
+    check_distillation(pairs, settings)
     if not settings.steps:
         return pairs.take([])
     weights = pairs.weigh(settings.source_weights)
-    check_batch(weights, settings)
     count = int(np.searchsorted(np.cumsum(weights), settings.steps * settings.batch_size)) + 1
     return pairs.take(range(min(count, len(pairs))))
 
@@ -117,6 +64,15 @@ def rows_to_train(pairs: Pairs, settings: DistillationSettings) -> Pairs:
 def find_step(run: Path) -> int | None:
     checkpoint = find_checkpoint(run / "checkpoints")
     return int(checkpoint.rpartition("-")[2]) if checkpoint else None
+
+
+def say_kept_step(result: Distilled, settings: DistillationSettings) -> str:
+    """Return which student is kept, and why."""
+    if not result.step:
+        return "the student before distillation is kept" if settings.steps else "there was no distillation"
+    if settings.keep == "last":
+        return f"the student of the last step, {result.step:,}, is kept"
+    return f"the student of step {result.step:,}, the best on held-out pairs, is kept"
 
 
 def keep_results(

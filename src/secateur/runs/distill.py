@@ -17,15 +17,18 @@ from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
 from secateur.config.evaluation import ValidationSettings
 from secateur.config.reading import build_settings
-from secateur.data.files import write_json
+from secateur.data.files import check_writable, write_json
+from secateur.data.locks import hold
 from secateur.data.pairs import Pairs, ParallelCorpus
-from secateur.distillation.distillation import Distilled, distill, find_checkpoint
+from secateur.distillation.checkpoints import find_checkpoint
+from secateur.distillation.checks import check_distillation
+from secateur.distillation.distillation import Distilled, distill
 from secateur.distillation.pace import STEPS, measure_step
-from secateur.distillation.teachers import fingerprint
 from secateur.distillation.trainer import Validate
 from secateur.encoders.encoder import TorchEncoder
+from secateur.encoders.fingerprint import fingerprint
 from secateur.evaluation.scores import HeldOut, embed_held_out, judge
-from secateur.runs.bookkeeping import rows_to_train, stage
+from secateur.runs.bookkeeping import rows_to_train, say_kept_step, stage
 from secateur.runs.training import embed_targets
 
 log = logging.getLogger(__name__)
@@ -48,19 +51,24 @@ def distill_student(
     """Train a copy of `student` and return it with the settings it was trained by and the held-out pairs.
 
     `minutes` takes the place of settings.steps: a few steps are timed first. `folder` keeps checkpoints; a call that
-    finds those of the same training there goes on with it. Raises InputError: they are of another training; the
-    student's vectors have another length than the teacher's.
+    finds those of the same training there goes on with it. Raises InputError: they are of another training, or
+    another process is at work there; the student's vectors have another length than the teacher's.
     """
     if student.dimension != teacher.dimension:
         raise InputError(
             f"distill: the student's vectors have {student.dimension} dimensions, the teacher's {teacher.dimension}"
         )
+    timed = settings if minutes is None else replace(settings, steps=STEPS)
+    check_distillation(corpus.train, timed, student=student, teacher=teacher)
+    if folder is not None:
+        check_writable(folder / RECORD)
     set_seed(seed)
     validation = ValidationSettings()
     held_out = embed_held_out(teacher, corpus, validation)
     validate = judge(held_out.first(validation.during), validation.batch_size)
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(hold(place.absolute()))
         asked = describe_training(student, teacher, corpus, settings, minutes, seed)
         known = read_record(place / RECORD, asked)
         begun = find_checkpoint(place / "checkpoints") is not None
@@ -78,7 +86,7 @@ def distill_student(
                 student, rows, targets, settings, folder=place, seed=seed, validate=validate, log_metrics=log_debug,
                 teacher=teacher, resume=begun,
             )  # fmt: skip
-    log.info("the student of step %d is kept, held-out cosine %.4f", result.step, result.cosine)
+    log.info("%s, held-out cosine %.4f", say_kept_step(result, settings), result.cosine)
     return result, settings, held_out
 
 

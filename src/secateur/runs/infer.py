@@ -1,6 +1,5 @@
 """Saved models scored: on encodechka, on the probe, and by the translations that they find in a file of pairs."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +21,13 @@ from secateur.encoders.inference import Encoder
 from secateur.encoders.loading import load_encoder
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.evaluation.benchmark_data import DownloadError, find_data
-from secateur.evaluation.leaderboard import Scores, dump_scores
+from secateur.evaluation.intervals import FEW, share_interval
+from secateur.evaluation.leaderboard import dump_scores
 from secateur.evaluation.ranking import list_sentences, measure_standing, rank, read_benchmarks, term_baselines
 from secateur.evaluation.scores import Benchmark
 from secateur.evaluation.validation import retrieval
 from secateur.reports.text import RETRIEVAL_NOTE, format_benchmark, format_columns, format_ranking
+from secateur.runs.start import MODELS, RECIPE, hash_weights, read_json
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +35,56 @@ log = logging.getLogger(__name__)
 def infer(model: str, settings: EncodechkaSettings, *, on: Sequence[str], cache: Path, runs: Path, device: str) -> str:
     """Return a model's table for each benchmark of `on`, its teacher beside it where a run's record names one.
 
-    `on` names encodechka, probe or both. Without encodechka's data: what the run's record kept, if that was all.
-    Raises InputError: not a model, or nothing to score it on.
+    `on` names encodechka, probe or both. Without encodechka's data: what the record of the run that made this model
+    kept, if that was all. Raises InputError: not a model, or nothing to score it on.
     """
     encoder = load_encoder(TeacherSettings(model=model), device=device)
-    encoders = {Path(model).name: encoder}
-    teacher = find_teacher(runs / Path(model).name)
-    if teacher is not None and teacher.model != model:
-        encoders = {"teacher": load_encoder(teacher, device=device), **encoders}
+    teacher = find_teacher(model, runs)
+    (name,) = name_apart([model], taken=("teacher",))
+    encoders = {name: encoder}
+    if teacher is not None:
+        try:
+            encoders = {"teacher": load_encoder(teacher, device=device), **encoders}
+        except InputError as error:
+            log.warning("the teacher is not scored: %s", error)
     log.info("%s: %s parameters, %.1f MB", model, f"{count_parameters(encoder):,}", count_bytes(encoder) / 1e6)
-    run = runs / Path(model).name
+    record = find_record(model, runs)
     try:
-        return tabulate_scores(encoders, settings, on=on, cache=cache, record=run)
+        return tabulate_scores(encoders, settings, on=on, cache=cache, record=record)
     except DownloadError as error:
-        return kept_table(run / "table.txt", error)
+        return kept_table(record, error)
+
+
+def name_apart(models: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
+    """Return what tables call models: of a path the last part, and as many before it as tell the models apart.
+
+    A name that is `taken` is given in full. Raises InputError: one model is named twice.
+    """
+    places = [Path(model).expanduser().resolve() for model in models]
+    if len(set(places)) < len(places):
+        raise InputError(f"the same model is named twice: {', '.join(models)}")
+    for count in range(1, max((len(place.parts) for place in places), default=1)):
+        names = ["/".join(place.parts[-count:]).lstrip("/") for place in places]
+        if len(set(names)) == len(names) and not set(names) & set(taken):
+            return names
+    return list(models)
+
+
+def find_record(model: str, runs: Path, *, whole: bool = True) -> Path | None:
+    """Return the record of the run that made a model; None: no run here did.
+
+    It is found by the model's weights, which the record lists: folders of one name are not one model. `whole`: only a
+    run's student counts, not what was cut on the way to it.
+    """
+    records = sorted(runs.glob(f"*/{MODELS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    weights = hash_weights(Path(model)) if records and Path(model).is_dir() else ""
+    for path in records if weights else ():
+        made = read_json(path) or {}
+        name = (read_json(path.with_name(RECIPE)) or {}).get("name")
+        lists = [hashes for each, hashes in made.items() if each == name or not whole]
+        if any(isinstance(hashes, list) and weights in hashes for hashes in lists):
+            return path.parent
+    return None
 
 
 def tabulate_scores(
@@ -56,7 +93,7 @@ def tabulate_scores(
     *,
     on: Sequence[str],
     cache: Path,
-    record: Path,
+    record: Path | None,
     suffix: str = "",
 ) -> str:
     """Return a table of the encoders for each benchmark of `on`; a run's record, if there is one, keeps the scores.
@@ -73,7 +110,8 @@ def tabulate_scores(
             log.warning("encodechka cannot be scored: %s", error)
             continue
         scores = {each: benchmark.score(encoders[each], name=each) for each in encoders}
-        save_scores(scores, record / f"{name}{suffix}.json")
+        if record is not None:
+            write_json(record / f"{name}{suffix}.json", {each: dump_scores(of) for each, of in scores.items()})
         tables.append(format_benchmark(scores))
     return "\n\n".join(tables)
 
@@ -86,9 +124,7 @@ def rank_models(
     `baselines` adds vectors that count terms, `use` Universal Sentence Encoder. Raises InputError: fewer than two
     encoders, one that cannot be loaded, or encodechka's data cannot be had.
     """
-    names = [Path(model).name for model in models]
-    if len(set(names)) < len(names):
-        raise InputError(f"rank: two models of one name: {', '.join(names)}")
+    names = name_apart(models)
     if len(names) + 3 * baselines + use < 2:
         raise InputError("rank: name two models or more, or ask for --baselines")
     try:
@@ -117,8 +153,8 @@ def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precisi
         raise InputError("retrieve: name a model, or ask for --use")
     tests = {source_name(file): read_test(file) for file in files}
     sources: dict[str, VectorSource] = {
-        Path(model).name: EncoderSource(load_encoder(TeacherSettings(model=model), device=device), precision)
-        for model in models
+        name: EncoderSource(load_encoder(TeacherSettings(model=model), device=device), precision)
+        for name, model in zip(name_apart(models, taken=(UniversalSentenceEncoder.name,)), models, strict=True)
     }
     if use:
         sources[UniversalSentenceEncoder.name] = UniversalSentenceEncoder()
@@ -131,7 +167,14 @@ def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precisi
             row |= {f"{test} en→ru": retrieval(ours, theirs), f"{test} ru→en": retrieval(theirs, ours)}
         rows.append(row)
     columns = {key: (key, "{:.4f}") for key in rows[0] if key != "model"}
-    return f"{format_columns(rows, {'model': ('model', '{}'), **columns})}\n{RETRIEVAL_NOTE}"
+    few = [say_few(test, len(en)) for test, (en, _) in tests.items() if len(en) < FEW]
+    return f"{format_columns(rows, {'model': ('model', '{}'), **columns})}\n{'; '.join([RETRIEVAL_NOTE, *few])}"
+
+
+def say_few(test: str, count: int) -> str:
+    """Return how many pairs a small test has, and what a share of them may be off by."""
+    low, high = share_interval(0.5, count)
+    return f"{test}: {count:,} pairs alone, a share of them may be off by {(high - low) / 2:.2f}"
 
 
 def read_test(file: Path) -> tuple[list[str], list[str]]:
@@ -152,10 +195,11 @@ def infer_file(
     Raises InputError: no such file, not the one exported, or nothing to score it on.
     """
     encoder = Encoder(model, backend=backend, threads=threads, device=device)
-    name = Path(model).name
+    (name,) = name_apart([model])
+    record = find_record(model, runs)
     try:
         return tabulate_scores(
-            {f"{name}, {backend}": encoder}, settings, on=on, cache=cache, record=runs / name, suffix=f"-{backend}"
+            {f"{name}, {backend}": encoder}, settings, on=on, cache=cache, record=record, suffix=f"-{backend}"
         )
     except DownloadError as error:
         raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}") from None
@@ -164,27 +208,29 @@ def infer_file(
 REMEDY = "--data FOLDER names a copy of its files, --tasks probe scores the probe that comes with secateur"
 
 
-def kept_table(path: Path, error: DownloadError) -> str:
-    if not path.is_file():
+def kept_table(record: Path | None, error: DownloadError) -> str:
+    path = None if record is None else record / "table.txt"
+    try:
+        table = "" if path is None else path.read_text(encoding="utf-8").rstrip()
+    except (OSError, UnicodeDecodeError):
+        table = ""
+    if not table:
         raise InputError(f"encodechka cannot be scored: {error}; {REMEDY}")
     log.warning("encodechka cannot be scored: %s; %s. From the run's record:", error, REMEDY)
-    return path.read_text(encoding="utf-8").rstrip()
+    return table
 
 
-def find_teacher(run: Path) -> TeacherSettings | None:
-    """Return the teacher that a run's record names, if there is such a run and its teacher is still there."""
-    recipe = run / "recipe.json"
-    if not recipe.exists():
+def find_teacher(model: str, runs: Path) -> TeacherSettings | None:
+    """Return the teacher, a folder or a name on the hub, of the run that made a model; None: no such run is here."""
+    record = find_record(model, runs, whole=False)
+    if record is None:
         return None
-    made = build_recipe(json.loads(recipe.read_text(encoding="utf-8")), origin=str(recipe))
-    if not isinstance(made, PruningRecipe):  # out of others' vectors
+    try:
+        made = build_recipe(read_json(record / RECIPE) or {}, origin=str(record / RECIPE))
+    except InputError as error:
+        log.warning("the teacher is not known: %s", error)
         return None
-    return made.teacher if Path(made.teacher.model).exists() else None
-
-
-def save_scores(scores: dict[str, Scores], path: Path) -> None:
-    if path.parent.is_dir():
-        write_json(path, {name: dump_scores(of_model) for name, of_model in scores.items()})
+    return made.teacher if isinstance(made, PruningRecipe) else None  # else it is made out of others' vectors
 
 
 def last_model(runs: Path, models: Path) -> str:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -25,6 +26,8 @@ from secateur.config.reading import dump_recipe
 from secateur.config.recipe import Recipe
 from secateur.data.download import answer_within
 from secateur.data.files import write_text
+from secateur.distillation.checkpoints import find_checkpoint
+from secateur.export.origin import hide_folders, hide_paths
 from secateur.reports.record import read_metrics
 
 if TYPE_CHECKING:
@@ -107,20 +110,21 @@ class RunLog:
 
 
 @contextmanager
-def open_log(recipe: Recipe, folder: Path, *, resume_step: int | None = None) -> Iterator[RunLog]:
+def open_log(recipe: Recipe, folder: Path, *, resume_steps: Mapping[str, float] | None = None) -> Iterator[RunLog]:
     """Yield the log of a run whose record is `folder`; close it when the block ends.
 
-    A resumed run goes on in the metrics.jsonl it finds, cut behind `resume_step`; any other starts a new one.
-    In ClearML a resumed run is a new task that begins with the lines that were kept.
+    A resumed run goes on in the metrics.jsonl it finds, cut behind `resume_steps`, as `find_steps` gives them; any
+    other starts a new one. In ClearML a resumed run is a new task that begins with the lines that were kept.
     """
     if not is_first_process():
         yield RunLog()
         return
     path = folder / "metrics.jsonl"
-    kept = [] if resume_step is None else read_metrics(path, last_step=resume_step)
+    kept = [] if resume_steps is None else [line for line in read_metrics(path) if is_kept(line, resume_steps)]
+    step = max(0, int((resume_steps or {}).get("", 0)))
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     with path.open("a", encoding="utf-8") as file:
-        log = RunLog(file, started=time.monotonic() - (kept[-1]["seconds"] if kept else 0.0), step=resume_step or 0)
+        log = RunLog(file, started=time.monotonic() - (kept[-1]["seconds"] if kept else 0.0), step=step)
         if recipe.tracking.to == "clearml":
             log.task = start_task(recipe, folder / "clearml")
             for line in kept:
@@ -130,10 +134,33 @@ def open_log(recipe: Recipe, folder: Path, *, resume_step: int | None = None) ->
         try:
             yield log
         except BaseException as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = hide_folders(f"{type(error).__name__}: {error}")
             raise
         finally:
             log.report(partial(close_task, failure=failure))
+
+
+def find_steps(run: Path) -> dict[str, float]:
+    """Return up to which step the metrics of a stopped run still stand: those of its checkpoints, by what stands
+    before their names (`round-1/` of a round of gradual pruning); -1: none does."""
+    steps: dict[str, float] = {"": last_step(run)}
+    for folder in run.glob("round-*"):
+        steps[f"{folder.name}/"] = math.inf if (folder / "kept.json").exists() else last_step(folder)
+    return steps
+
+
+def last_step(folder: Path) -> int:
+    checkpoint = find_checkpoint(folder / "checkpoints")
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else -1
+
+
+def is_kept(line: Mapping[str, Any], steps: Mapping[str, float]) -> bool:
+    """Return whether a line of metrics stands where a run goes on: it will not come a second time."""
+    names = [name for name in line if name not in ("step", "seconds")]
+    if any(name.startswith("held-out/") or ", " in name.partition("/")[0] for name in names):
+        return False  # of the saved student, scored when everything else is done
+    found = re.match(r"round-\d+/", names[0]) if names else None
+    return bool(line["step"] <= steps.get(found[0] if found else "", -1))
 
 
 def is_first_process() -> bool:
@@ -224,7 +251,7 @@ def init_task(recipe: Recipe) -> "Task":
             auto_connect_streams={"stdout": False, "stderr": False, "logging": True},
             auto_resource_monitoring={"report_start_sec": 10},
         )
-        task.connect_configuration(dump_recipe(recipe), name="experiment")
+        task.connect_configuration(hide_paths(dump_recipe(recipe)), name="experiment")
     # The machine's monitor prints that there is no GPU, in the middle of a progress bar.
     logger = task.get_logger()
     logger.report_text = partial(logger.report_text, print_console=False)  # type: ignore[method-assign]
