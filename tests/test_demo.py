@@ -51,6 +51,8 @@ def test_the_nearest_stands_first(contenders: list[Contender]) -> None:
         (" \n\n", "Type or paste a few sentences first."),
         ("x" * 1_048_576, "That is 1,048,576 characters; this box takes 20,000 at most."),
         ("a\n" * 25, "That is 25 sentences; this box takes 24 at most"),
+        ("a \ud800", "The text has half of a surrogate pair, which is no character."),
+        ("a\0", "The text has zero bytes"),
     ],
 )
 def test_a_text_of_no_use_is_said(contenders: list[Contender], text: str, words: str) -> None:
@@ -61,8 +63,10 @@ def test_a_text_of_no_use_is_said(contenders: list[Contender], text: str, words:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xfe\x00", "not a UTF-8 text file"),
-        (b"a\0b", "not a text file"),
+        (b"\xff\xfe\x00", "list.txt: is UTF-16, not UTF-8"),
+        (b"\xe4", "list.txt: line 1 is not UTF-8"),
+        ("кот".encode("utf-16-le"), "line 1 has zero bytes or control characters: it looks like UTF-16"),
+        (b"a\0b", "it looks like UTF-16 or no text"),
         (b" \n", "no sentences"),
         (b"a" * 2_000_001, "2,000,001 bytes"),
         ("\n".join(map(str, range(5_001))).encode(), "5,001 sentences"),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from secateur.config.choices import DEVICES, RUNTIMES
-from secateur.config.errors import InputError
+from secateur.config.choices import DEVICES, MOST, MOST_THREADS, RUNTIMES
+from secateur.config.errors import InputError, one_line
 from secateur.config.places import default_cache
 
 RUNS = "the folder that runs are in (%(default)s)"
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         close = difflib.get_close_matches(wrong[1], re.findall(r"[\w.-]+", wrong[2]), n=1) if wrong else []
-        message += "".join(f"; did you mean {each}" for each in close)
+        message = one_line(message) + "".join(f"; did you mean {each}" for each in close)
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def suggest(self, word: str) -> str:
@@ -103,6 +103,9 @@ def add_backend(parser: Parser) -> None:
 
 
 def check_positive(name: str, value: int | None) -> None:
-    """Raise InputError if an option is given and below 1."""
+    """Raise InputError if an option is given and below 1, or too large to mean anything."""
     if value is not None and value < 1:
         raise InputError(f"--{name}: {value} is not positive")
+    most = MOST_THREADS if name == "threads" else MOST
+    if value is not None and value > most:
+        raise InputError(f"--{name}: {value:.6g} is over {most}")

@@ -41,6 +41,13 @@ class CorpusSettings:
     catalogs: tuple[Wheel, ...] = Field(
         default=(), description="Translations inside pinned wheels, or a YAML file that lists such wheels."
     )
+    allow_missing: bool = Field(
+        default=False,
+        description=(
+            "Whether a wheel of the catalogs that cannot be had is left out, with a warning; false: the run stops, as "
+            "its corpus would be another one."
+        ),
+    )
     words: Count = Field(
         default=0,
         description=(

@@ -6,7 +6,9 @@ output matching, which needs no pairs, uses every row; everything else uses pair
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from secateur.config.corpus import CorpusSettings
@@ -29,17 +31,18 @@ def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] |
     order of their hashes, whatever the order of the sources: any prefix is a fair sample. `cache` keeps wheels and
     what was read from them.
 
-    Raises InputError: a source missing, unreadable or with too many malformed lines; nothing left on a side.
+    Raises InputError: a source missing, unreadable or with too many malformed lines, a wheel too unless
+    `allow_missing`; nothing left on a side.
     """
     if given is None and not (settings.files or settings.datasets or settings.catalogs):
         raise InputError("corpus: name at least one of files, datasets, catalogs")
-    found = read_rows(settings, cache) if given is None else given
+    found, missing = read_sources(settings, cache) if given is None else (given, ())
     rows = clean_rows(found, min_words=settings.min_words, max_words=settings.max_words)
     known = {keyed.row.source for keyed in rows} | {wheel.name for wheel in settings.catalogs}
     for source in settings.max_per_source.keys() - known - {ANY}:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
     rows = drop_duplicates(rows, settings.max_per_source)
-    corpus = split_rows(rows, settings.held_out)
+    corpus = replace(split_rows(rows, settings.held_out), missing=missing)
     check_sides(corpus, settings)
     log_pairs("for training and fitting", corpus.train)
     log_pairs("held out", corpus.held_out)
@@ -61,18 +64,19 @@ def check_sides(corpus: ParallelCorpus, settings: CorpusSettings) -> None:
     )
 
 
-def read_rows(settings: CorpusSettings, cache: Path) -> Iterator[Row]:
-    """Yield the rows of all sources, as they are there."""
-    for file in settings.files:
-        if isinstance(file, str):
-            yield from read_table(Path(file), settings.max_malformed)
-        else:
-            yield from read_aligned(Path(file[0]), Path(file[1]))
-    for dataset in settings.datasets:
-        yield from read_dataset(dataset)
-    yield from read_words(settings.words) if settings.words else ()
-    for source, pairs in read_catalogs(settings.catalogs, cache).items():
-        yield from (Row(en, ru, source) for en, ru in pairs)
+def read_sources(settings: CorpusSettings, cache: Path) -> tuple[Iterable[Row], tuple[str, ...]]:
+    """Return the rows of all sources, as they are there, and which wheels could not be had; files are read first."""
+    local = [row for file in settings.files for row in read_file(file, settings.max_malformed)]
+    catalogs = read_catalogs(settings.catalogs, cache, allow_missing=settings.allow_missing)
+    inside = (Row(en, ru, source) for source, pairs in catalogs.pairs.items() for en, ru in pairs)
+    words = read_words(settings.words) if settings.words else []
+    return chain(local, *map(read_dataset, settings.datasets), words, inside), catalogs.missing
+
+
+def read_file(file: str | tuple[str, str], max_malformed: float) -> list[Row]:
+    if isinstance(file, str):
+        return read_table(Path(file), max_malformed)
+    return read_aligned(Path(file[0]), Path(file[1]))
 
 
 def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:

@@ -62,3 +62,4 @@ class ParallelCorpus:
 
     train: Pairs
     held_out: Pairs
+    missing: tuple[str, ...] = ()  # wheels that could not be had, as "name version"

@@ -14,8 +14,10 @@ from secateur.config.corpus import DatasetSettings
 from secateur.config.errors import InputError, require
 from secateur.config.reading import read_wheels
 from secateur.data.progress import progress_bar
+from secateur.data.texts import decode_text, find_strange
 
 FREQUENT = "wordfreq"
+SMALL, MOST_GROWTH = 2**28, 100  # bytes that any gzip file may unpack to; for a byte packed, of a larger one
 LETTERS = {"en": re.compile("[a-z]+(?:['’-][a-z]+)*"), "ru": re.compile("[а-яё]+(?:-[а-яё]+)*")}
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,9 @@ def check_pair(number: int, pair: Any) -> Row:
     sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str | Mapping) else []
     if len(sides) != 2 or not all(isinstance(side, str) for side in sides):
         raise InputError(f"pairs: item {number} is {pair!r:.60}, not a pair of texts (English, Russian)")
+    flaw = find_strange(sides[0]) or find_strange(sides[1])
+    if flaw:
+        raise InputError(f"pairs: item {number} {flaw}")
     return Row(sides[0], sides[1], "pairs")
 
 
@@ -106,24 +111,36 @@ def source_name(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text, gzipped if its name ends in .gz; a byte order mark and \\r\\n are tolerated."""
+    """Read the lines of a UTF-8 text, gzipped if its name ends in .gz; a byte order mark and \\r\\n are tolerated.
+
+    Raises InputError: no such file, or one that cannot be read; not UTF-8, by the line; empty.
+    """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = unpack(path) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a whole gzip file: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {line} is not UTF-8 (byte {content[error.start]:#04x})") from None
+    except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or "it does not fit in memory"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    text = decode_text(content, str(path))
     if not text.strip():
         raise InputError(f"{path}: empty")
     # Not splitlines(), which also breaks at \x0b, \x85 and U+2028, inside a sentence.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def unpack(path: Path) -> bytes:
+    """Return what a gzip file holds. Raises InputError: far more than a text does that was packed to its size."""
+    most = max(SMALL, MOST_GROWTH * path.stat().st_size)
+    with gzip.open(path) as packed:
+        content = packed.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: unpacks to over {most:,} bytes, which is no text")
+    return content
 
 
 def read_dataset(dataset: DatasetSettings) -> Iterator[Row]:
@@ -139,8 +156,8 @@ def read_dataset(dataset: DatasetSettings) -> Iterator[Row]:
             count += 1
     except InputError:
         raise
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # of the library and of those that it reads each format with
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"dataset {dataset.name}, split {dataset.split}: {reason}") from error
     logger.info("dataset %s: %d rows", dataset.name, count)
 

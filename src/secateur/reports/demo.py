@@ -1,6 +1,7 @@
 """A local page to try a student on: the teacher beside it, their similarities, nearest neighbours and milliseconds.
 
 The page is Gradio's, an optional extra; nothing leaves the machine: no analytics, no fonts or scripts from elsewhere.
+Requests of other sites are refused, unless the page is served to other machines on purpose (--host).
 What is pasted or uploaded may be anything: what the page cannot use it says, and goes on.
 """
 
@@ -19,8 +20,10 @@ import numpy as np
 
 from secateur.config.errors import InputError, require
 from secateur.config.teacher import TeacherSettings
+from secateur.data.texts import decode_text, find_strange
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.loading import load_encoder
+from secateur.reports.local import LocalRequests, is_loopback
 from secateur.reports.render import render
 
 if TYPE_CHECKING:
@@ -124,6 +127,9 @@ def split_sentences(text: str, *, most: int, what: str) -> list[str]:
         raise PageError(
             f"That is {len(text):,} characters; this box takes {MOST_CHARACTERS:,} at most. Long lists go into a file."
         )
+    flaw = find_strange(text)
+    if flaw:
+        raise PageError(f"The text {flaw}.")
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if not lines:
         raise PageError(f"Type or paste {what} first.")
@@ -138,11 +144,9 @@ def read_list(path: Path) -> list[str]:
     if size > MOST_BYTES:
         raise PageError(f"{path.name} has {size:,} bytes; a list may have {MOST_BYTES:,}.")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise PageError(f"{path.name} is not a UTF-8 text file.") from None
-    if "\0" in text:
-        raise PageError(f"{path.name} is not a text file.")
+        text = decode_text(path.read_bytes(), path.name)
+    except InputError as error:
+        raise PageError(f"{error}.") from None
     lines = list(dict.fromkeys(" ".join(line.split()) for line in text.splitlines() if line.strip()))
     if not lines:
         raise PageError(f"{path.name} has no sentences in it.")
@@ -224,8 +228,11 @@ def open_page(contenders: Sequence[Contender], listed: Listed, *, host: str, por
     check_address(host, port)
     page = build_page(contenders, listed)
     page.queue(default_concurrency_limit=1)
+    guard: dict[str, Any] = (
+        {"middleware": [(LocalRequests, (), {})]} if is_loopback(host) else {}
+    )  # elsewhere: on purpose
     page.launch(
-        server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
+        app_kwargs=guard, server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
         run_history=False, show_error=True, prevent_thread_lock=True, max_file_size=2 * MOST_BYTES,
         css=(files("secateur.reports") / "templates" / "demo.css").read_text(encoding="utf-8"), theme=make_theme(),
     )  # fmt: skip
