@@ -1,6 +1,6 @@
 """A card says what was measured, in the hub's own format, and what somebody else wrote on it stays."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from records import RECIPE
 
 from secateur.config.reading import build_pruning_recipe
 from secateur.config.recipe import PruningRecipe
+from secateur.encoders.reading import Reading
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores
-from secateur.export.card import BEGIN, END, merge_results, read_card, read_license, retrieval_results, update_card
+from secateur.export.card import BEGIN, END, merge_results, read_card, retrieval_results, update_card
+from secateur.export.origin import find_origin
 from secateur.reports.cards import write_card
 
 FILE = {"bytes": 1, "max_difference": 0.0, "cosine": 1.0, "low_cosine": 1.0}
@@ -27,7 +29,9 @@ def make_record(**torch: Any) -> dict[str, Any]:
         "model": {"parameters": 5, "dimension": 2},
         "processor": {"name": "one", "instructions": []},
         "judged_by": "8 pairs of pairs.tsv",
-        "input": {"max_length": 8, "pad_id": 0},
+        "input": asdict(
+            Reading(8, 0, {"query": "Q: "}, "query", pools_prompt=True, truncation="left", lowercase=False)
+        ),
     }
 
 
@@ -47,6 +51,12 @@ def test_an_export_keeps_a_cards_text_and_metadata_and_adds_scores() -> None:
     assert found.data.tags == ["pruned", "sentence-transformers", "feature-extraction", "onnx"]
     assert found.text.startswith("# mine\n\nКак сделано.\n")
     assert list_values(card) == {"Mean S, own vector": 0.66, "STS, own vector": 0.7}
+
+
+def test_the_code_on_a_card_reads_as_the_model_does() -> None:
+    card = update_card("", make_record(), name="toy")
+    assert """encode_batch(['Q: ' + text for text in ["Hello, world", "Привет, мир"]])""" in card
+    assert 'enable_truncation(8, direction="left")' in card
 
 
 def test_a_card_edited_by_hand_is_still_so_after_the_next_export() -> None:
@@ -90,7 +100,7 @@ def test_a_runs_card_says_how_the_student_was_made_and_what_was_measured() -> No
     assert values["retrieval accuracy@1, English to Russian"] == 0.8765
     assert values["mean of the sentence tasks, own vector"] == 0.5  # the student's, not the teacher's
     assert {each.dataset_name for each in found.data.eval_results} == {"held-out English-Russian pairs", "probe"}
-    assert "1,000 parameters, cut from\nmodels/great-teacher (2,000)" in found.text
+    assert "1,000 parameters, cut from\ngreat-teacher (2,000)" in found.text
     assert "0.5 of the heads and 0.5 of the neurons kept.\nIt was repaired in closed form, then distilled" in found.text
     assert "import secateur" in found.text
     both = list_values(update_card(card, make_record(retrieval={"en_ru": 0.1}), name="toy"))
@@ -146,7 +156,7 @@ def test_a_card_says_a_budget_as_one_would() -> None:
 
 
 def test_a_student_has_its_teachers_licence_where_the_teachers_card_names_one(tmp_path: Path) -> None:
-    assert read_license(str(tmp_path)) is None
+    assert find_origin(str(tmp_path)).license == {}
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# teacher\n", encoding="utf-8")
     card = write_card(make_recipe(teacher={"model": str(tmp_path)}), ROWS, {})
     assert ModelCard(card).data.license == "apache-2.0"

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     check_address(options.host, options.port)
     student = options.student or last_model(options.runs, options.models)
     named = TeacherSettings(model=options.teacher) if options.teacher else None
-    teacher = named or find_teacher(options.runs / Path(student).name)
+    teacher = named or find_teacher(student, options.runs)
     if teacher is None:
         raise InputError(f"--teacher: no run in {options.runs} says what the teacher of {student} is; name it")
     contenders = load_contenders(teacher, student, device=pick_device(options.device))

@@ -96,13 +96,17 @@ def save_drift(drift: Drift, path: Path) -> None:
 
 
 def load_drift(path: Path) -> Drift:
+    """Read what `save_drift` wrote. Raises ValueError, KeyError or TypeError: it is anything else."""
     plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    stages = {name: {key: np.array(values) for key, values in of.items()} for name, of in plain["stages"].items()}
-    return Drift(
-        plain["en"],
-        plain["ru"],
-        {
-            name: Comparison(of["cosine_en"], of["cosine_ru"], of["en_ru"].astype(bool), of["ru_en"].astype(bool))
-            for name, of in stages.items()
-        },
-    )
+    en, ru = plain["en"], plain["ru"]
+    if not all(isinstance(side, list) and all(isinstance(text, str) for text in side) for side in (en, ru)):
+        raise TypeError("en, ru: not lists of sentences")
+    stages = {}
+    for name, of in plain["stages"].items():
+        columns = [np.asarray(of[key], np.float64) for key in ("cosine_en", "cosine_ru", "en_ru", "ru_en")]
+        if not all(each.shape == (len(en),) and np.isfinite(each).all() for each in columns):
+            raise ValueError(f"{name}: not a number for each pair")
+        stages[name] = Comparison(columns[0], columns[1], columns[2].astype(bool), columns[3].astype(bool))
+    if not stages or not en or len(en) != len(ru):
+        raise ValueError("no stages, or no pairs")
+    return Drift(en, ru, stages)

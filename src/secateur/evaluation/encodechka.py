@@ -12,6 +12,7 @@ users get. Source: github.com/avidale/encodechka.
 """
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
+from secateur.config.errors import InputError
 from secateur.data.progress import progress_bar
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.evaluation.benchmark_data import (
@@ -42,6 +44,7 @@ from secateur.evaluation.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, 
 log = logging.getLogger(__name__)
 
 NORM = "_norm"
+ROUNDING = 1e-6  # of float32 dot products, relative: the order of what differs by less is that of rounding
 
 
 @runtime_checkable
@@ -57,7 +60,7 @@ class WordEncoder(Protocol):
     """An encoder of texts already split into words: one [words, D] array a text.
 
     A word's vector is the mean of its tokens' last hidden states, the whole text encoded at once; a word
-    behind the model's length limit is zeros.
+    behind the model's length limit is zeros. No prompt stands before the text: its words would be no words of it.
     """
 
     def word_vectors(self, texts: Sequence[Sequence[str]], *, batch_size: int, progress: str) -> list[np.ndarray]: ...
@@ -76,7 +79,7 @@ def score_encodechka(
 
     What is scored is the model's own vector and, unless `own_only`, its cls, mean and pooler, raw and normalised; of
     a source of vectors, those at unit length. Every distinct sentence is embedded once. An encoder that gives no word
-    vectors has no NE1 and NE2. Raises InputError for files missing or damaged, ValueError for vectors that are not
+    vectors has no NE1 and NE2. Raises InputError: files missing or damaged, too few examples, vectors that are not
     finite.
     """
     started = time.monotonic()
@@ -160,18 +163,27 @@ def score_examples(
         return {}
     rows = {sentence: row for row, sentence in enumerate(list_sentences(parts))}
     pooled = pool(encoder, list(rows), batch_size, progress)
-    check_finite(pooled)
+    check_finite(pooled, list(rows))
     others = [] if own_only else name_others(pooled)
     twins = [name for name in others if is_close(pick(pooled, name), pooled["own"])]  # own under another name
     outcomes: Outcomes = {}
     for task, examples in progress_bar(progress and f"{progress} tasks", parts.items(), total=len(parts), unit="tasks"):
         scored = {
-            name: MEASURES[task](*(look_up(part, rows, pooled, name) for part in examples))
+            name: measure(task, [look_up(part, rows, pooled, name) for part in examples])
             for name in ("own", *others)
             if name not in twins
         }
         outcomes[task] = {name: scored.get(name, scored["own"]) for name in ("own", *others)}
     return outcomes
+
+
+def measure(task: str, parts: Sequence[Embedded]) -> Outcome:
+    """Return a task's outcome. Raises InputError: its examples are too few, or of too few or too many labels."""
+    try:
+        return MEASURES[task](*parts)
+    except ValueError as error:  # of the classifiers: fewer examples than folds or neighbours, a part of one label
+        examples = " and ".join(f"{len(part.labels):,}" for part in parts)
+        raise InputError(f"{task}: {examples} examples cannot be scored: {str(error).splitlines()[0]}") from None
 
 
 def list_sentences(parts: Mapping[str, Sequence[Examples]]) -> list[str]:
@@ -188,10 +200,15 @@ def pool(
     return {"own": encode_units(encoder, sentences, progress=progress)}
 
 
-def check_finite(pooled: dict[str, np.ndarray]) -> None:
+def check_finite(pooled: dict[str, np.ndarray], sentences: Sequence[str]) -> None:
+    """Raise InputError for a vector that is not finite; the first of its sentences is named."""
     for name, vectors in pooled.items():
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"encodechka: the encoder's {name} vectors are not finite")
+        flawed = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(flawed):
+            raise InputError(
+                f"the encoder cannot be scored: {len(flawed):,} of its {len(vectors):,} {name} vectors are not finite, "
+                f"the first is that of {sentences[flawed[0]][:60]!r}"
+            )
 
 
 def name_others(pooled: dict[str, np.ndarray]) -> list[str]:
@@ -221,6 +238,9 @@ def correlate(pairs: Embedded) -> Outcome:
 
 
 def rank_correlation(labels: np.ndarray, products: np.ndarray) -> float:
+    """Return Spearman's correlation; NaN, undefined, where all labels or, but for rounding, all products are equal."""
+    if np.ptp(labels) == 0 or np.ptp(products) <= ROUNDING * np.abs(products).max():
+        return math.nan
     return float(spearmanr(labels, products).statistic)
 
 
@@ -256,6 +276,9 @@ def classify(train: Embedded, test: Embedded) -> Outcome:
 
 def separate(train: Embedded, test: Embedded) -> Outcome:
     """Return the area under the ROC curve of logistic regression's probability of label 1."""
+    labels = {*train.labels.tolist(), *test.labels.tolist()}
+    if len(labels) != 2:
+        raise ValueError(f"{len(labels)} different labels, not two")
     (known,), (asked,) = train.vectors, test.vectors
     model = regression().fit(known.astype(np.float64), train.labels)
     return Outcome((test.labels, model.predict_proba(asked.astype(np.float64))[:, 1]), area_under_curve)
@@ -281,11 +304,15 @@ def score_words(encoder: WordEncoder, data: Entities, batch_size: int, progress:
     """Return macro F1 over the entity labels: half of the texts train a linear classifier, the rest test it."""
     split = [label_words(*text) for text in zip(data.texts, data.entities, strict=True)]
     vectors = encoder.word_vectors([words for words, _ in split], batch_size=batch_size, progress=progress)
+    if not all(np.isfinite(of_text).all() for of_text in vectors):
+        raise InputError("the encoder cannot be scored: word vectors of it are not finite")
     labels = [np.array(row, dtype=object) for _, row in split]
     known, asked, answers, truth = map(np.concatenate, train_test_split(vectors, labels, test_size=0.5, random_state=1))
+    entities = sorted(set(truth) - {"O"})
+    if not entities or len(set(answers)) < 2:
+        raise InputError(f"NE1, NE2: {len(split):,} texts have too few entities to learn from and to be tested on")
     # n_jobs: one binary classifier a label, each the same whichever thread fits it
     model = SGDClassifier(loss="log_loss", random_state=1, tol=1e-4, n_jobs=-1).fit(known, answers.astype(str))
-    entities = sorted(set(truth) - {"O"})
     return float(f1_score(truth.astype(str), model.predict(asked), labels=entities, average="macro", zero_division=0))
 
 

@@ -89,8 +89,10 @@ def score_probe(
     draws = bootstrap(outcomes)
     log.info("probe: %d tasks in %.0f s", len(outcomes), time.monotonic() - started)
     interval = None
-    if draws:  # word tasks alone leave none
-        low, high = np.nanquantile(mean_draws(draws), [0.025, 0.975])
+    means = mean_draws(draws) if draws else np.empty(0)  # word tasks alone leave none
+    known = means[np.isfinite(means)]
+    if len(known) and 2 * len(known) >= len(means):  # an undefined task leaves no mean
+        low, high = np.quantile(known, [0.025, 0.975])
         interval = float(low), float(high)
     return Scores(take_scores(outcomes), benchmark="probe", interval=interval, draws=draws)
 

@@ -7,6 +7,7 @@ decide.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,6 +39,11 @@ class Standing:
     means: Mapping[str, float]
     draws: Mapping[str, np.ndarray]  # [repeats]
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it has a mean on both: a task whose pairs are all equally similar to it leaves it none."""
+        return all(math.isfinite(mean) for mean in self.means.values())
+
 
 @dataclass(frozen=True)
 class Swap:
@@ -60,11 +66,15 @@ class Ranking:
     swaps: tuple[Swap, ...]
 
     def agreement(self, *, neural: bool = False) -> float:
-        """Return Spearman's rank correlation of the two means, over all encoders or the neural ones; NaN of one."""
-        chosen = [each for each in self.standings if each.neural or not neural]
-        if len(chosen) < 2:
-            return float("nan")
-        return float(spearmanr(*([each.means[name] for each in chosen] for name in BENCHMARKS)).statistic)
+        """Return Spearman's rank correlation of the two means, over all encoders or the neural ones.
+
+        NaN, not defined, of fewer than two that are ranked, and where all have the same mean.
+        """
+        chosen = [each for each in self.standings if (each.neural or not neural) and each.is_known]
+        means = [[each.means[name] for each in chosen] for name in BENCHMARKS]
+        if len(chosen) < 2 or any(min(side) == max(side) for side in means):
+            return math.nan
+        return float(spearmanr(*means).statistic)
 
 
 def read_benchmarks(data: Path, probe: Path = FOLDER) -> dict[str, dict[str, list[Examples]]]:
@@ -95,9 +105,9 @@ def measure_standing(
 
 def rank(standings: Sequence[Standing]) -> Ranking:
     """Return the encoders by their encodechka mean, and every pair that the probe orders the other way."""
-    ordered = sorted(standings, key=lambda each: -each.means["encodechka"])
+    ordered = sorted(standings, key=lambda each: -each.means["encodechka"] if each.is_known else math.inf)
     swaps = []
-    for better, worse in combinations(ordered, 2):
+    for better, worse in combinations(filter(lambda each: each.is_known, ordered), 2):
         differences = {name: better.means[name] - worse.means[name] for name in BENCHMARKS}
         if differences["probe"] < 0:
             bounds = {name: np.quantile(better.draws[name] - worse.draws[name], [0.025, 0.975]) for name in BENCHMARKS}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from secateur.config.errors import QualityError
 from secateur.config.evaluation import EncodechkaSettings, ValidationSettings
 from secateur.config.recipe import Recipe
 from secateur.data.counting import say_count
@@ -74,10 +75,15 @@ def judge(held_out: HeldOut, batch_size: int) -> Callable[[TorchEncoder], dict[s
 
 
 def compare_stages(encoders: Mapping[str, TorchEncoder], held_out: HeldOut, *, batch_size: int = 64) -> Drift:
-    """Return where each stage's vectors of the held-out sentences lie, beside the teacher's."""
+    """Return where each stage's vectors of the held-out sentences lie, beside the teacher's.
+
+    Raises QualityError: they are not finite.
+    """
     vectors = {"teacher": (held_out.teacher_en, held_out.teacher_ru)}
     for name, encoder in encoders.items():
         both = embed(encoder, [*held_out.en, *held_out.ru], batch_size=batch_size)
+        if not np.isfinite(both).all():
+            raise QualityError(f"{name}: its vectors of held-out sentences are not finite, so it cannot be judged")
         vectors[name] = (both[: len(held_out.en)], both[len(held_out.en) :])
     own = (held_out.teacher_en, held_out.teacher_ru)
     return Drift(held_out.en, held_out.ru, {name: compare(*each, *own) for name, each in vectors.items()})
@@ -86,7 +92,8 @@ def compare_stages(encoders: Mapping[str, TorchEncoder], held_out: HeldOut, *, b
 def score_stages(
     encoders: Mapping[str, TorchEncoder], held_out: HeldOut, drift: Drift | None = None, *, runtime: str = "torch"
 ) -> list[dict[str, Any]]:
-    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval accuracy@1 both ways.
+    """Return a row for each stage: parameters, MB, ms a sentence, held-out cosine and retrieval accuracy@1 both ways,
+    over how many pairs.
 
     What `compare_stages` found is not measured again. `runtime`: whose milliseconds they are.
     """
@@ -99,7 +106,7 @@ def score_stages(
             "parameters": count_parameters(encoder),
             "mb": count_bytes(encoder) / 1e6,
             "ms": ms,
-            **asdict(drift.stages[name].means),
+            **drift.stages[name].row,
         }
         for (name, encoder), ms in zip(encoders.items(), milliseconds, strict=True)
     ]

@@ -1,10 +1,11 @@
 """Held-out pairs: cosine to the teacher, and retrieval accuracy@1 both ways. Checkpoints are chosen by the cosine."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.evaluation.intervals import mean_error
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Comparison:
     def means(self) -> Validation:
         cosine = np.concatenate([self.cosine_en, self.cosine_ru]).mean()
         return Validation(float(cosine), float(self.en_ru.mean()), float(self.ru_en.mean()))
+
+    @property
+    def row(self) -> dict[str, float | int]:
+        """The means, over how many pairs they are, and what the cosine may be off by (half of a 95% interval)."""
+        row: dict[str, float | int] = asdict(self.means) | {"pairs": len(self.en_ru)}
+        error = mean_error((self.cosine_en + self.cosine_ru) / 2)  # the sides of a pair are not independent
+        return row if error is None else row | {"cosine_error": error}
 
 
 def validate(

@@ -6,7 +6,6 @@ which the next export replaces, and scores in the metadata. Whatever else stands
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -15,18 +14,25 @@ from yaml import YAMLError
 BEGIN, END = "<!-- secateur export: begin -->", "<!-- secateur export: end -->"
 LIBRARY, PIPELINE = "sentence-transformers", "sentence-similarity"
 TAGS = ("sentence-transformers", "feature-extraction")
-LANGUAGES = ("en", "ru")
 DIRECTIONS = {"en_ru": "English to Russian", "ru_en": "Russian to English"}
 BENCHMARKS = {"encodechka": "https://github.com/avidale/encodechka", "probe": "secateur-probe"}
 
 
 def make_card(
-    name: str, text: str, *, tags: Sequence[str], results: Sequence[EvalResult] = (), license_name: str | None = None
+    name: str,
+    text: str,
+    *,
+    tags: Sequence[str],
+    results: Sequence[EvalResult] = (),
+    metadata: Mapping[str, Any],
 ) -> str:
-    """Return the card of a new English-Russian sentence encoder; `text` goes below the heading, `name`."""
+    """Return the card of a new sentence encoder; `text` goes below the heading, `name`.
+
+    `metadata`: what else is known of it, by the hub's keys: language, license, base_model, ...
+    """
     data = ModelCardData(
-        library_name=LIBRARY, pipeline_tag=PIPELINE, language=list(LANGUAGES), license=license_name,
-        tags=[*TAGS, *tags], model_name=name if results else None, eval_results=list(results) or None,
+        library_name=LIBRARY, pipeline_tag=PIPELINE, tags=[*TAGS, *tags], model_name=name if results else None,
+        eval_results=list(results) or None, **metadata,
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n# {name}\n\n{text.strip()}\n"
 
@@ -55,13 +61,6 @@ def read_card(card: str) -> ModelCard:
         except (YAMLError, ValueError, TypeError):
             pass
     return ModelCard(f"---\n{{}}\n---\n{card}")
-
-
-def read_license(model: str) -> str | None:
-    """Return the licence that a model folder's card names, if it is a folder, has a card, and that names one."""
-    path = Path(model) / "README.md"
-    found = read_card(path.read_text(encoding="utf-8")).data.get("license") if path.is_file() else None
-    return found if isinstance(found, str) and found != "other" else None
 
 
 def merge_results(old: Iterable[EvalResult], new: Iterable[EvalResult]) -> list[EvalResult]:
@@ -129,10 +128,18 @@ def describe(record: Mapping[str, Any]) -> str:
         "others may round otherwise.",
         SENTENCE_TRANSFORMERS,
         TRANSFORMERS,
-        ONNX.format(file=best_file(artefacts), **record["input"]),
+        ONNX.format(file=best_file(artefacts), texts=spell_texts(record["input"]), **record["input"]),
         SECATEUR,
     ]
     return "\n\n".join(parts)
+
+
+def spell_texts(reading: Mapping[str, Any]) -> str:
+    """Return two texts as Python, behind the prompt and in small letters where the model reads them so."""
+    texts = '["Hello, world", "Привет, мир"]'
+    prompt = reading["prompts"].get(reading["default_prompt_name"], "")
+    each = " + ".join([*([repr(prompt)] if prompt else []), "text.lower()" if reading["lowercase"] else "text"])
+    return texts if each == "text" else f"[{each} for text in {texts}]"
 
 
 def best_file(artefacts: Mapping[str, Any]) -> str:
@@ -168,9 +175,9 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("PATH/tokenizer.json")
-tokenizer.enable_truncation({max_length})
+tokenizer.enable_truncation({max_length}, direction="{truncation}")
 tokenizer.enable_padding(pad_id={pad_id})
-batch = tokenizer.encode_batch(["Hello, world", "Привет, мир"])
+batch = tokenizer.encode_batch({texts})
 inputs = {{
     "input_ids": np.array([each.ids for each in batch]),
     "attention_mask": np.array([each.attention_mask for each in batch]),

@@ -1,5 +1,6 @@
 """Cells, tables and the other blocks that a report's page is made of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -73,7 +74,10 @@ def words(text: str, detail: str = "") -> Cell:
 
 
 def number(value: float | None, form: str = "{:.4f}") -> Cell:
-    return Cell("–", float("-inf")) if value is None else Cell(form.format(value), value)
+    """Return a number; a dash for one that is not known or not finite, sorted below all others."""
+    if value is None or not math.isfinite(value):
+        return Cell("–", float("-inf"))
+    return Cell(form.format(value), value)
 
 
 def difference(value: float, low: float | None = None, high: float | None = None, *, digits: int = 3) -> Cell:

@@ -1,26 +1,28 @@
 """Tables that print as text in a terminal and as HTML in a notebook."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores, mean_s
+from secateur.export.findings import Finding
 from secateur.pruning.predictions import Plan
 from secateur.pruning.selection import Kept, say_kept
 from secateur.pruning.sizes import EncoderShape
 from secateur.reports.text import (
     ARTEFACT_COLUMNS,
-    STAGE_COLUMNS,
-    STAGE_NOTE,
     column_cells,
     format_table,
     note_artefacts,
     note_losses,
+    note_stages,
     plan_cells,
     say_interval,
     say_plan,
     sentence_cells,
+    stage_cells,
 )
 
 
@@ -55,6 +57,7 @@ class PlanTable(Shown):
     plan: Plan  # sizes and predictions
     shape: EncoderShape  # of the teacher
     kept: Kept | None = None  # the indices that survived, once the teacher is cut
+    said: tuple[str, ...] = ()  # lines under the table
 
     def cells(self) -> list[list[str]]:
         return plan_cells(self.plan, self.shape)
@@ -63,7 +66,7 @@ class PlanTable(Shown):
         lines = [say_plan(self.plan, self.shape), *note_losses(self.plan)]
         if self.kept is not None:
             lines += say_kept(self.kept, whole=self.shape.whole.layers)
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.said])
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,12 +74,13 @@ class StageTable(Shown):
     """A row for the teacher and each stage: parameters, MB, ms a sentence, held-out cosine, retrieval accuracy@1."""
 
     rows: Sequence[Mapping[str, Any]]
+    said: tuple[str, ...] = ()  # lines under the table
 
     def cells(self) -> list[list[str]]:
-        return column_cells(self.rows, STAGE_COLUMNS)
+        return stage_cells(self.rows)
 
     def note(self) -> str:
-        return STAGE_NOTE
+        return "\n".join([note_stages(self.rows), *self.said])
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,3 +119,32 @@ class Evaluation(Shown):
         if self.scores.interval is None:
             return [header, row]
         return [[*header, "95% interval"], [*row, say_interval(self.scores.interval)]]
+
+
+@dataclass(frozen=True, repr=False)
+class FindingTable(Shown):
+    """A row for each finding of a check: pass, warn or fail, what was looked at, what was found, what to do."""
+
+    findings: Sequence[Finding]
+
+    def cells(self) -> list[list[str]]:
+        rows = [[each.status, each.check, each.found, each.todo] for each in self.findings]
+        return [["", "check", "found", "what to do"], *rows]
+
+    def note(self) -> str:
+        counts = Counter(each.status for each in self.findings)
+        return f"{counts['pass']} passed, {counts['warn']} to look at, {counts['fail']} failed"
+
+    def lines(self) -> list[str]:
+        """Return a line a finding, and below it what to do: sentences are too long for columns beside each other."""
+        width = max((len(each.check) for each in self.findings), default=0)
+        lines = []
+        for each in self.findings:
+            lines.append(f"{each.status}  {each.check.ljust(width)}  {each.found}")
+            lines += [f"{' ' * (width + 8)}-> {each.todo}"] if each.todo else []
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines(), self.note()])
+
+    __repr__ = __str__

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from secateur import __version__
 from secateur.config.errors import InputError
+from secateur.data.counting import say_count
 from secateur.data.files import write_text
 from secateur.evaluation.leaderboard import mean_s
 from secateur.reports.cells import Block, Folded, Note, Picture, Section, Table
@@ -56,10 +57,14 @@ class Tile:
 def report_runs(names: Sequence[str], runs: Path, out: Path | None) -> Path:
     """Write the page of one run into its record, or of several into `runs`, or into `out`; return where it is.
 
-    Raises InputError: no such run, a record that is damaged, a place that cannot be written to.
+    Raises InputError: no such run, a record with nothing to show, a place that cannot be written to.
     """
     folders = [find_run(name, runs) for name in dict.fromkeys(names)]
     records = [read_record(folder) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        if record.is_empty:
+            reason = "nothing of it can be read" if record.flaws else "nothing was measured yet"
+            raise InputError(f"{folder}: the record has nothing to show: {reason}")
     beside = (
         folders[0] / "report.html" if len(folders) == 1 else runs / f"{'+'.join(each.name for each in folders)}.html"
     )
@@ -73,7 +78,8 @@ def report_runs(names: Sequence[str], runs: Path, out: Path | None) -> Path:
 
 def write_page(records: Sequence[Record], drawings: Sequence[Drawing], path: Path) -> None:
     """Write the page of these runs; the file appears whole or not at all."""
-    write_text(path, build_page(records, drawings))
+    page = build_page(records, drawings)
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))  # a record may hold half of a surrogate pair
 
 
 def build_page(records: Sequence[Record], drawings: Sequence[Drawing]) -> str:
@@ -105,11 +111,15 @@ def make_tiles(record: Record) -> list[Tile]:
     tiles = []
     for key, label, form in (("parameters", "parameters", "{:.1f}M"), ("mb", "megabytes", "{:.1f}"),
                              ("ms", "ms a sentence", "{:.1f}")):  # fmt: skip
+        if key not in last:
+            continue
         scale = 1e6 if key == "parameters" else 1
         known = key in first and first[key]
         detail = f"teacher {form.format(first[key] / scale)} · {100 * last[key] / first[key]:.0f}%" if known else ""
         tiles.append(Tile(form.format(last[key] / scale), label, detail))
-    tiles.append(Tile(f"{last['cosine']:.3f}", "cosine to the teacher", "held-out pairs"))
+    if "cosine" in last:
+        judged = say_count(last["pairs"], "held-out pair") if "pairs" in last else "held-out pairs"
+        tiles.append(Tile(f"{last['cosine']:.3f}", "cosine to the teacher", judged))
     means = {name: mean_s(each.own) for name, each in (record.scores or {}).items()}
     mean = means.get(last["stage"])
     if mean is not None:
@@ -145,7 +155,10 @@ def named(title: str, record: Record, records: Sequence[Record]) -> str:
 
 def missing(record: Record, records: Sequence[Record], what: str) -> Note:
     """Say that something is not there yet, or was never kept."""
-    reason = "is not in this run's record" if record.has_ended else "is not there yet: the run has not ended"
+    if record.flaws:
+        reason = "is not in what can be read of this run's record"
+    else:
+        reason = "is not in this run's record" if record.has_ended else "is not there yet: the run has not ended"
     return Note(named(f"{what} {reason}.", record, records))
 
 
@@ -233,7 +246,7 @@ def show_each(
 def show_training(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:
     lead = "Each term of the loss and the held-out scores over the steps of distillation."
     if len(records) == 1 and records[0].step is not None:
-        lead += say_step(records[0].step, records[0].recipe["distillation"].get("keep", "best"))
+        lead += say_step(records[0].step, records[0].steps, keep=records[0].distillation.get("keep", "best"))
     section = Section("training", "Training", lead)
     for record in records:
         if not any("train/loss" in key for line in record.metrics for key in line):
@@ -242,13 +255,15 @@ def show_training(records: Sequence[Record], drawings: Sequence[Drawing]) -> Sec
     return section
 
 
-def say_step(step: int, keep: str) -> str:
-    """Return which student was kept; step 0 is the one before training."""
-    if keep == "last":
-        return f" The checkpoint of step {step:,}, the last, was kept."
+def say_step(step: int, steps: int, *, keep: str) -> str:
+    """Return which student of so many steps was kept, by what rule; step 0 is the one before training."""
+    if not steps:
+        return " The recipe asks for no distillation."
     if not step:
-        return " No step improved the student on held-out pairs: the student before training was kept."
-    return f" The checkpoint of step {step:,}, the best on held-out pairs, was kept."
+        why = "" if keep == "last" else " No step improved the student on held-out pairs:"
+        return f"{why} {'the' if why else 'The'} student before training was kept."
+    which = "" if keep != "last" else ", the last," if step >= steps else ", the last that was sound,"
+    return f" The checkpoint of step {step:,}{which or ', the best on held-out pairs,'} was kept."
 
 
 def show_drift(records: Sequence[Record], drawings: Sequence[Drawing]) -> Section:

@@ -1,26 +1,44 @@
-"""A run's record, read back from its folder: what is there of it, for a run that ended and for one that has not."""
+"""A run's record, read back from its folder: what is there of it, for a run that ended and for one that has not.
 
-import json
+A record may be damaged: half-written, edited by hand, from another version. What can be read of it is shown; each
+file that cannot is named in a line of warning and on the page.
+"""
+
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from zipfile import BadZipFile
-
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
+from typing import Any, TypeVar
 
 from secateur.config.errors import InputError
 from secateur.evaluation.drift import Drift, load_drift
-from secateur.evaluation.leaderboard import Scores, load_scores
+from secateur.evaluation.leaderboard import Scores
 from secateur.pruning.predictions import Plan
-from secateur.pruning.scores import Saliency, load_saliency
+from secateur.pruning.scores import Saliency
 from secateur.pruning.selection import Kept
 from secateur.pruning.sizes import Sizes
+from secateur.reports.damage import (
+    check_kept,
+    clean_text,
+    merge_steps,
+    read_arrays,
+    read_end,
+    read_object,
+    read_plan,
+    read_saliency,
+    read_sizes,
+    reader,
+    sound_line,
+)
 
 Read = TypeVar("Read")
+log = logging.getLogger(__name__)
+
+FILES = (
+    "recipe.json", "metrics.jsonl", "saliency.safetensors", "whole.json", "plan.json", "kept.json", "drift.json",
+    "scores.json", "draws.npz",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class Record:
 
     name: str
     recipe: dict[str, Any]
-    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
+    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl, one for each step, in order of the steps
     changed: float  # when something was last written, seconds since 1970
     saliency: Saliency | None = None
     whole: Sizes | None = None  # the teacher's
@@ -39,10 +57,18 @@ class Record:
     step: int | None = None  # of the checkpoint that was kept
     stages: tuple[dict[str, Any], ...] = ()  # rows of the stage table
     scores: Mapping[str, Scores] | None = None  # of the benchmark, by encoder
+    flaws: Mapping[str, str] | None = None  # by file: why it, or a part of it, is not shown
 
     @property
     def has_ended(self) -> bool:
-        return bool(self.stages)
+        """Whether the run has scored its student; a table of scores that is damaged was written all the same."""
+        return bool(self.stages) or "scores.json" in (self.flaws or {})
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured yet, or nothing of it can be read."""
+        parts = (self.saliency, self.whole, self.plan, self.kept, self.drift)
+        return not (self.metrics or self.stages or any(part is not None for part in parts))
 
     @property
     def prunes(self) -> bool:
@@ -52,108 +78,101 @@ class Record:
     @property
     def steps(self) -> int:
         """How many steps of distillation the recipe asks for."""
-        return int(self.recipe.get("distillation", {}).get("steps", 0))
+        steps = self.distillation.get("steps", 0)
+        return steps if isinstance(steps, int) else 0
+
+    @property
+    def distillation(self) -> Mapping[str, Any]:
+        """The recipe's settings of distillation."""
+        settings = self.recipe.get("distillation")
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def teacher(self) -> str:
         """The teacher's name, or the names of all."""
-        teachers = self.recipe.get("teacher", {})
-        named = [teachers] if isinstance(teachers, dict) else teachers
-        return ", ".join(name_teacher(each) for each in named)
+        teachers = self.recipe.get("teacher")
+        listed = teachers if isinstance(teachers, list) else [teachers]
+        named = [name_teacher(each) for each in listed if isinstance(each, dict)]
+        return ", ".join(named) or "a teacher that is not known"
 
 
 def name_teacher(settings: Mapping[str, Any]) -> str:
-    wheel = settings.get("wheel") or {}
-    name = settings.get("model") or wheel.get("name") or settings.get("vectors") or "Universal Sentence Encoder"
-    return Path(str(name)).name
+    wheel = settings.get("wheel")
+    named = wheel.get("name") if isinstance(wheel, dict) else None
+    name = settings.get("model") or named or settings.get("vectors") or "Universal Sentence Encoder"
+    return clean_text(Path(str(name)).name)
 
 
 def find_run(name: str, runs: Path) -> Path:
     """Return the folder of the run of that name, or at that path. Raises InputError: there is none."""
     for folder in (runs / name, Path(name)):
-        if (folder / "recipe.json").is_file():
+        if any((folder / file).is_file() for file in FILES):
             return folder
     there = ", ".join(sorted(path.parent.name for path in runs.glob("*/recipe.json"))) or "none"
     raise InputError(f"{name}: no such run in {runs}; there: {there}")
 
 
 def read_record(folder: Path) -> Record:
-    """Read what there is of a run's record. Raises InputError: a file of it is damaged."""
-    recipe = read(folder / "recipe.json", read_object)
-    if recipe is None:
-        raise InputError(f"{folder}: no recipe.json; that is no run's record")
+    """Read what there is of a run's record; of each file that is damaged a line of warning says so."""
+    flaws: dict[str, str] = {}
+
+    def read(file: str, how: Callable[[Path], Read]) -> Read | None:
+        """Return a file read, or None where it is not there or damaged."""
+        path = folder / file
+        try:
+            return how(path) if path.is_file() else None
+        except Exception as error:  # of a damaged file five libraries raise what they like, MemoryError too
+            flaws[file] = f"it is damaged ({type(error).__name__}) and left out"
+            return None
+
+    recipe = read("recipe.json", read_object) or {}
+    lines = read("metrics.jsonl", read_lines)
+    metrics, dropped = lines or ([], 0)
+    if dropped:
+        flaws["metrics.jsonl"] = f"{dropped:,} of its lines are damaged and left out"
     files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".html")  # a page is not the run's
+    saliency, kept = read("saliency.safetensors", read_saliency), read("kept.json", reader(Kept))
     record = Record(
-        name=str(recipe.get("name", folder.name)),
+        name=clean_text(str(recipe.get("name") or folder.resolve().name)),
         recipe=recipe,
-        metrics=read(folder / "metrics.jsonl", read_metrics) or [],
+        metrics=merge_steps(metrics),
         changed=max((path.stat().st_mtime for path in files), default=time.time()),
-        saliency=read(folder / "saliency.safetensors", load_saliency),
-        whole=read(folder / "whole.json", reader(Sizes)),
-        plan=read(folder / "plan.json", reader(Plan)),
-        kept=read(folder / "kept.json", reader(Kept)),
-        drift=read(folder / "drift.json", load_drift),
+        saliency=saliency,
+        whole=read("whole.json", read_sizes),
+        plan=read("plan.json", read_plan),
+        kept=read("kept.json", lambda _: kept and check_kept(kept, saliency)),
+        drift=read("drift.json", load_drift),
     )
-    ended = read(folder / "scores.json", read_end)
-    if ended is None:
-        return record
-    draws = read(folder / "draws.npz", read_arrays) or {}
-    scores = {name: add_draws(of, name, draws) for name, of in ended.scores.items()}
-    return replace(record, step=ended.step, stages=ended.stages, scores=scores)
+    ended = read("scores.json", read_end)
+    if ended is not None:
+        draws = read("draws.npz", read_arrays) or {}
+        scores = {name: replace(of, draws=pick_draws(of, name, draws)) for name, of in ended.scores.items()}
+        record = replace(record, step=ended.step, stages=ended.stages, scores=scores)
+        if ended.dropped:
+            flaws["scores.json"] = f"{ended.dropped}: no number that can be shown; left out"
+    for file, flaw in flaws.items():
+        log.warning("%s: %s", folder / file, flaw)
+    return replace(record, flaws=flaws)
 
 
-def read(path: Path, how: Callable[[Path], Read]) -> Read | None:
-    """Return a file read, or None where it is not there."""
-    if not path.is_file():
-        return None
-    try:
-        return how(path)
-    except (ValueError, KeyError, TypeError, SafetensorError, BadZipFile, ValidationError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__})") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(plain, dict):
-        raise TypeError("not a mapping")
-    return plain
-
-
-class End(NamedTuple):
-    """What scores.json holds."""
-
-    step: int
-    stages: tuple[dict[str, Any], ...]
-    scores: dict[str, Scores]
-
-
-def read_end(path: Path) -> End:
-    plain = read_object(path)
-    scores = {name: load_scores(each) for name, each in plain["benchmark"].items()}
-    return End(int(plain["step"]), tuple(plain["stages"]), scores)
-
-
-def reader(kind: type[Read]) -> Callable[[Path], Read]:
-    return lambda path: TypeAdapter(kind).validate_json(path.read_bytes())
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def add_draws(scores: Scores, name: str, draws: Mapping[str, np.ndarray]) -> Scores:
-    own = {task: draws[f"{name}/{task}"] for task in scores.tasks if f"{name}/{task}" in draws}
-    return replace(scores, draws=own)
+def pick_draws(scores: Scores, name: str, draws: Mapping[str, Any]) -> dict[str, Any]:
+    return {task: draws[f"{name}/{task}"] for task in scores.tasks if f"{name}/{task}" in draws}
 
 
 def read_metrics(path: Path, *, last_step: int | None = None) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl up to `last_step`; none where there is no such file.
 
-    A last line that a killed run left unfinished is dropped.
+    A last line that a killed run left unfinished is dropped, and so is what is no line of metrics.
     """
     if not path.exists():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    metrics: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    metrics, _ = read_lines(path)
     return [line for line in metrics if last_step is None or line["step"] <= last_step]
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the sound lines of a metrics.jsonl, and how many others there are but for an unfinished last one."""
+    *lines, _ = path.read_bytes().split(b"\n")
+    found = [sound_line(line) for line in lines]
+    sound = [line for line in found if line is not None]
+    return sound, len(found) - len(sound)

@@ -1,17 +1,22 @@
 """What a page is made of: sections of pictures, tables and notes; numbers in words, with differences and intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from secateur.evaluation.drift import Drift, average, find_worst, split_by_length
+from secateur.data.counting import say_count
+from secateur.evaluation.drift import Drift, Mean, average, find_worst, split_by_length
+from secateur.evaluation.intervals import share_interval
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, WORD_TASKS, Scores, mean_draws, mean_s
+from secateur.export.origin import hide_paths
 from secateur.reports.cells import Cell, Table, bound, difference, interval, number, spread, words
 from secateur.reports.figures.saliency import keep_by_layer
 from secateur.reports.record import Record
 
 WORST = 20  # sentences shown
+ENOUGH = 30  # pairs for the normal distribution to describe a mean of theirs
 
 TASKS = {
     "STS": "semantic similarity",
@@ -62,9 +67,11 @@ def tabulate_held_out(record: Record) -> Table:
     rows = [[words(row["stage"]), *held_out_cells(record, row)] for row in record.stages]
     header = ["encoder", "cosine to the teacher", "English to Russian", "against the teacher", "Russian to English",
               "against the teacher"]  # fmt: skip
+    pairs = len(record.drift.en) if record.drift is not None else record.stages[-1].get("pairs")
+    judged = "" if pairs is None else f"Judged on {say_count(int(pairs), 'held-out pair')}. "
     note = (
-        f"{RETRIEVAL} ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where the "
-        "interval leaves zero out."
+        f"{judged}{RETRIEVAL} ± and brackets: 95% intervals; differences are taken pair by pair, and coloured where "
+        "the interval leaves zero out."
     )
     return Table("Held-out pairs", header, rows, note=note)
 
@@ -77,17 +84,28 @@ def compare_cost(row: Mapping[str, Any], first: Mapping[str, Any], key: str, for
 def held_out_cells(record: Record, row: Mapping[str, Any]) -> list[Cell]:
     drift = record.drift
     if drift is None or row["stage"] not in drift.stages:
-        en_ru, ru_en = (number(row[key], "{:.3f}") for key in ("en_ru", "ru_en"))
-        return [number(row["cosine"]), en_ru, words("–"), ru_en, words("–")]
-    of, teacher = drift.stages[row["stage"]], drift.stages["teacher"]
+        en_ru, ru_en = (number(row.get(key), "{:.3f}") for key in ("en_ru", "ru_en"))
+        return [number(row.get("cosine")), en_ru, words("–"), ru_en, words("–")]
+    of, teacher = drift.stages[row["stage"]], drift.stages.get("teacher")
     cells = [interval(average((of.cosine_en + of.cosine_ru) / 2))]
     for key in ("en_ru", "ru_en"):
-        hits, base = (getattr(each, key).astype(float) for each in (of, teacher))
-        gap = average(hits - base)
-        same = row["stage"] == "teacher"
-        found = interval(average(hits), digits=3)
-        cells += [found, words("–") if same else difference(gap.value, gap.low, gap.high)]
+        hits = getattr(of, key).astype(float)
+        cells.append(share_cell(average(hits)))
+        if teacher is None or row["stage"] == "teacher":
+            cells.append(words("–"))
+            continue
+        gap = average(hits - getattr(teacher, key).astype(float))
+        sure = gap.count >= ENOUGH  # of fewer pairs differences are too rarely told apart by chance to be coloured
+        cells.append(difference(gap.value, *((gap.low, gap.high) if sure else (None, None))))
     return cells
+
+
+def share_cell(mean: Mean) -> Cell:
+    """Return a share of pairs and its interval, which is not even where all are hits and the pairs are few."""
+    low, high = share_interval(mean.value, mean.count)
+    if mean.count >= ENOUGH and min(mean.value, 1 - mean.value) * mean.count >= 5:
+        return interval(mean, digits=3)
+    return Cell(f"{mean.value:.3f} ({low:.2f} to {high:.2f})", mean.value)
 
 
 def tabulate_benchmark(scores: Mapping[str, Scores], title: str) -> Table:
@@ -107,9 +125,14 @@ def tabulate_benchmark(scores: Mapping[str, Scores], title: str) -> Table:
 
 
 def task_cells(scores: Mapping[str, Scores], task: str) -> list[Cell]:
-    values = {name: each.own.get(task) for name, each in scores.items()}
+    values = {name: known(each.own.get(task)) for name, each in scores.items()}
     draws = {name: each.draws[task] for name, each in scores.items() if task in each.draws}
     return score_cells(values, draws)
+
+
+def known(value: float | None) -> float | None:
+    """Return a score; None where it is undefined, as a correlation is where every pair is equally similar."""
+    return None if value is None or math.isnan(value) else value
 
 
 def mean_cells(scores: Mapping[str, Scores]) -> list[Cell]:
@@ -220,7 +243,8 @@ def tabulate_worst(drift: Drift) -> Table:
 
 
 def tabulate_recipe(record: Record) -> Table:
-    rows = [[words(key), words(value)] for key, value in flatten_recipe(record.recipe).items()]
+    """Return the recipe; of a path the last part: a page is for others to read too, `recipe.json` has the whole."""
+    rows = [[words(key), words(value)] for key, value in flatten_recipe(hide_paths(record.recipe)).items()]
     return Table("Every key", ["key", "value"], rows, words=(0, 1), stacked=True)
 
 
@@ -250,10 +274,10 @@ def say_value(value: Any) -> str:
 
 def tabulate_changes(records: Sequence[Record]) -> Table:
     """Return the keys in which the recipes of several runs differ."""
-    flat = [flatten_recipe(record.recipe) for record in records]
+    flat, shown = ([flatten_recipe(of(each.recipe)) for each in records] for of in (dict, hide_paths))
     keys = [key for key in dict.fromkeys(key for each in flat for key in each) if key != "name"]
     rows = [
-        [words(key), *(words(each.get(key, "–")) for each in flat)]
+        [words(key), *(words(each.get(key, "–")) for each in shown)]
         for key in keys
         if len({each.get(key) for each in flat}) > 1
     ]
@@ -279,6 +303,8 @@ def tabulate_runs(records: Sequence[Record]) -> Table:
 def say_state(record: Record) -> str:
     """Return in words how far a run has come."""
     if record.has_ended:
-        return "ended"
+        return "ended" if record.stages else "ended, its scores cannot be read"
+    if "metrics.jsonl" in (record.flaws or {}) and not record.metrics:
+        return "not ended: its metrics cannot be read"
     step = max((line["step"] for line in record.metrics), default=0)
     return f"not ended: step {step:,} of {record.steps:,}" if record.metrics else "not ended: not yet training"

@@ -1,12 +1,15 @@
 """A run in words and tables for the terminal: stages, benchmarks, costs, plans; and the model card."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from secateur.data.counting import say_count
 from secateur.encoders.cost import BATCH, Timing
+from secateur.evaluation.intervals import FEW, share_interval
 from secateur.evaluation.leaderboard import PUBLISHED, SENTENCE_TASKS, WORD_TASKS, Scores, mean_s, say_passed
-from secateur.evaluation.ranking import Ranking
+from secateur.evaluation.ranking import BENCHMARKS, Ranking
 from secateur.pruning.predictions import Plan
 from secateur.pruning.sizes import EncoderShape, count_parameters
 from secateur.pruning.trimming import Coverage
@@ -30,6 +33,39 @@ STAGE_COLUMNS = {
     "ru_en": ("ru→en", "{:.4f}"),
 }
 
+
+def stage_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the stage table as cells of text; where few pairs judged, what each mean may be off by stands beside."""
+    if find_few(rows) is None:
+        return column_cells(rows, STAGE_COLUMNS)
+    columns: dict[str, tuple[str, str]] = {}
+    for key, column in STAGE_COLUMNS.items():
+        columns |= {key: column} | ({f"{key}_error": ERROR_COLUMNS[key]} if key in ERROR_COLUMNS else {})
+    return column_cells([dict(row) | say_errors(row) for row in rows], columns)
+
+
+def find_few(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many pairs judged, where these are few; None: enough, or not known."""
+    pairs = min((row["pairs"] for row in rows if "pairs" in row), default=FEW)
+    return pairs if pairs < FEW else None
+
+
+def say_errors(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row's errors in words: that of the cosine as it was measured, the retrievals' from their number."""
+    ranges = {way: share_interval(row[way], row["pairs"]) for way in ("en_ru", "ru_en") if "pairs" in row}
+    said = {f"{way}_error": f"{low:.2f} to {high:.2f}" for way, (low, high) in ranges.items()}
+    return said | ({"cosine_error": f"{row['cosine_error']:.4f}"} if "cosine_error" in row else {})
+
+
+def note_stages(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the line under a stage table, and over how few pairs its means are."""
+    few = find_few(rows)
+    if few is None:
+        return STAGE_NOTE
+    return f"{STAGE_NOTE}; judged on {say_count(few, 'held-out pair')} alone: ± and 95%: how far off the means may be"
+
+
+ERROR_COLUMNS = {"cosine": ("±", "{}"), "en_ru": ("95%", "{}"), "ru_en": ("95%", "{}")}
 
 ARTEFACT_COLUMNS = {
     "artefact": ("artefact", "{}"),
@@ -87,7 +123,8 @@ def format_benchmark(scores: Mapping[str, Scores]) -> str:
         known = {task: values[task] for task in tasks if task in values}
         rows.append([f"{name}, published", *score_cells(known, values["Mean S"])])
     last = list(scores)[-1]
-    lines = [format_table(rows), f"{last}, best pooling: {say_passed(mean_s(scores[last].best))}"]
+    lines = [format_table(rows), *note_undefined(scores)]
+    lines.append(f"{last}, best pooling: {say_passed(mean_s(scores[last].best))}")
     return "\n".join(lines)
 
 
@@ -97,7 +134,18 @@ def format_probe(scores: Mapping[str, Scores]) -> str:
     for name, score in scores.items():
         interval = "-" if score.interval is None else say_interval(score.interval)
         rows.append([name, *sentence_cells(score.own), interval])
-    return f"{format_table(rows)}\nThe probe's numbers are not encodechka's: they compare with each other alone."
+    note = "The probe's numbers are not encodechka's: they compare with each other alone."
+    return "\n".join([format_table(rows), *note_undefined(scores), note])
+
+
+def note_undefined(scores: Mapping[str, Scores]) -> list[str]:
+    """Return a line for each encoder that has undefined scores; in a table these are dashes."""
+    lines = []
+    for name, of in scores.items():
+        tasks = [task for task, score in of.own.items() if math.isnan(score)]
+        if tasks:
+            lines.append(f"{name}: {', '.join(tasks)} not defined: to its own vector every pair is equally similar")
+    return lines
 
 
 def sentence_cells(values: Mapping[str, float]) -> list[str]:
@@ -111,16 +159,17 @@ def say_interval(interval: tuple[float, float]) -> str:
 
 def format_ranking(ranking: Ranking) -> str:
     """Return encoders by their encodechka mean, the agreement of the two orders, and the pairs that change places."""
-    by_probe = sorted(ranking.standings, key=lambda each: -each.means["probe"])
+    by_probe = sorted(ranking.standings, key=lambda each: -each.means["probe"] if each.is_known else math.inf)
     rows = [["own vector", "Mean S", "rank", "probe", "rank"]]
     for place, each in enumerate(ranking.standings, start=1):
-        means = (f"{each.means[name]:.4f}" for name in ("encodechka", "probe"))
-        places = (str(place), str(by_probe.index(each) + 1))
+        means = ["-" if math.isnan(each.means[name]) else f"{each.means[name]:.4f}" for name in BENCHMARKS]
+        places = (str(place), str(by_probe.index(each) + 1)) if each.is_known else ("-", "-")
         rows.append([each.name, *(cell for pair in zip(means, places, strict=True) for cell in pair)])
     lines = [
         format_table(rows),
-        f"Spearman's rank correlation: {ranking.agreement():.3f} over all, "
-        f"{ranking.agreement(neural=True):.3f} over the neural ones",
+        f"Spearman's rank correlation: {say_agreement(ranking.agreement())} over all, "
+        f"{say_agreement(ranking.agreement(neural=True))} over the neural ones",
+        *(f"{each.name}: not ranked: a task is not defined for it" for each in ranking.standings if not each.is_known),
     ]
     for swap in ranking.swaps:
         sides = "; ".join(
@@ -132,11 +181,16 @@ def format_ranking(ranking: Ranking) -> str:
     return "\n".join([*lines, "" if ranking.swaps else "no pair changes places"]).rstrip()
 
 
+def say_agreement(agreement: float) -> str:
+    return "not defined" if math.isnan(agreement) else f"{agreement:.3f}"
+
+
 FORMS = {"own": "own vector", "best": "best pooling"}
 
 
 def score_cells(values: Mapping[str, float], mean: float | None) -> list[str]:
-    cells = {task: f"{values[task]:.4f}" if task in values else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
+    known = {task: score for task, score in values.items() if not math.isnan(score)}
+    cells = {task: f"{known[task]:.4f}" if task in known else "-" for task in (*SENTENCE_TASKS, *WORD_TASKS)}
     sentence = [cells[task] for task in SENTENCE_TASKS]
     return [*sentence, "-" if mean is None else f"{mean:.4f}", *(cells[task] for task in WORD_TASKS)]
 

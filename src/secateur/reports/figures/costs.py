@@ -47,7 +47,7 @@ def cosine_points(records: Sequence[Record], cost: str) -> list[Point]:
         Point(record.name, row["stage"], row[cost], row["cosine"])
         for record in records
         for row in record.stages
-        if cost in row
+        if cost in row and "cosine" in row
     ]
 
 
@@ -78,12 +78,12 @@ def draw_cost(points: Sequence[Point], cost: str, quality: str) -> Figure:
     plot_front(axes, points, cost, quality)
     if len(runs) == 1:
         for point in points:
-            plot_point(axes, point, f"{point.stage}: {{}}", cost, colour=STAGES.get(point.stage, INK))
+            plot_point(axes, point, point.stage, cost, colour=STAGES.get(point.stage, INK))
         label_points(axes, points)
         return figure
     colours = {run: SERIES[place % len(SERIES)] for place, run in enumerate(runs)}
     for point in points:
-        words = f"{point.run}, {point.stage}: {{}}"
+        words = f"{point.run}, {point.stage}"
         plot_point(axes, point, words, cost, colour=colours[point.run], marker=MARKS.get(point.stage, "o"))
     stages = [stage for stage in MARKS if any(point.stage == stage for point in points)]
     add_key(figure, {run: Line2D([], [], color=colour, linewidth=4) for run, colour in colours.items()})
@@ -100,7 +100,7 @@ def draw_family(rows: Sequence[Mapping[str, Any]]) -> Figure:
         points = [Point("", row["stage"], row[key] / unit, row["cosine"]) for row in rows]
         plot_front(axes, points, cost, QUALITIES["cosine"])
         for point in points:
-            plot_point(axes, point, f"{point.stage}: {{}}", cost, colour=SERIES[0])
+            plot_point(axes, point, point.stage, cost, colour=SERIES[0])
         label_points(axes, points)
     return figure
 
@@ -119,7 +119,7 @@ def plot_front(axes: Axes, points: Sequence[Point], cost: str, quality: str) -> 
 
 
 def plot_point(axes: Axes, point: Point, words: str, cost: str, *, colour: str, marker: str = "o") -> None:
-    tip = TIP + words.format(f"{point.quality:.4f} at {point.cost:.4g} {cost}")
+    tip = f"{TIP}{words}: {point.quality:.4f} at {point.cost:.4g} {cost}"
     axes.plot(point.cost, point.quality, marker, color=colour, markersize=7, gid=tip, zorder=3)
 
 

@@ -5,6 +5,7 @@ The page and ClearML show the same ones. What a pointer should be told about a s
 
 from collections.abc import Iterator, Sequence
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from secateur.reports.figures.costs import QUALITIES, cosine_points, draw_cost, mean_points
@@ -15,6 +16,7 @@ from secateur.reports.figures.saliency import draw_cut, draw_heads, draw_neurons
 from secateur.reports.record import Record
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a name with dollars in it is no formula
 def draw_figures(records: Sequence[Record]) -> list[Drawing]:
     """Return every picture that the records have the numbers for."""
     return [
