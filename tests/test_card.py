@@ -12,7 +12,15 @@ from secateur.config.reading import build_pruning_recipe
 from secateur.config.recipe import PruningRecipe
 from secateur.encoders.reading import Reading
 from secateur.evaluation.leaderboard import SENTENCE_TASKS, Scores
-from secateur.export.card import BEGIN, END, merge_results, read_card, retrieval_results, update_card
+from secateur.export.card import (
+    BEGIN,
+    END,
+    merge_results,
+    read_card,
+    read_held_out,
+    retrieval_results,
+    update_card,
+)
 from secateur.export.origin import find_origin
 from secateur.reports.cards import write_card
 
@@ -160,3 +168,9 @@ def test_a_student_has_its_teachers_licence_where_the_teachers_card_names_one(tm
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# teacher\n", encoding="utf-8")
     card = write_card(make_recipe(teacher={"model": str(tmp_path)}), ROWS, {})
     assert ModelCard(card).data.license == "apache-2.0"
+
+
+def test_a_card_says_what_share_of_the_pairs_its_run_held_out() -> None:
+    recipe = make_recipe(corpus={"files": ["a.tsv"], "held_out": 0.02})
+    assert read_held_out(write_card(recipe, ROWS, {})) == 0.02
+    assert read_held_out("# no metadata\n") is None

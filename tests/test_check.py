@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from test_soundness import set_keys, write_unigram
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from secateur.config.quality import QualitySettings
 from secateur.encoders.encoder import TorchEncoder
@@ -57,6 +58,31 @@ def test_a_sound_folder_passes_every_check(folder: Path) -> None:
     assert {"weights", "tokenizer", "length", "prompts", "pooling", "vectors, torch", "transformers", "card"} <= {
         each.check for each in findings
     }
+
+
+@pytest.mark.parametrize("kind", ["electra", "mpnet"])
+def test_a_sound_encoder_of_a_type_that_is_not_pruned_passes(folder: Path, tmp_path: Path, kind: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    rows = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    config = AutoConfig.for_model(kind, **sizes, embedding_size=32, vocab_size=rows, pad_token_id=0)
+    bare = tmp_path / "bare"
+    AutoModel.from_config(config).save_pretrained(bare)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(bare)
+    transformer = Transformer(str(bare), max_seq_length=64)
+    SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="mean"), Normalize()]).save(str(tmp_path / kind))
+    findings = check_model(tmp_path / kind)
+    assert not flaws(findings)
+    assert "model type" in flaws(findings, "warn")
+
+
+def test_one_fault_is_one_failure(folder: Path) -> None:
+    break_weight(folder)
+    assert flaws(check_model(folder)).keys() == {"weights"}
+
+
+def test_a_length_that_transformers_alone_cannot_keep_is_found(folder: Path) -> None:
+    set_keys(folder / "tokenizer_config.json", model_max_length=500)
+    assert "transformers alone" in flaws(check_model(folder))["length"]
 
 
 def test_the_embedded_teacher_and_a_folder_of_an_earlier_version_pass() -> None:
@@ -131,7 +157,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tokenizer without its class": (lose_tokenizer_class, "tokenizer"),
     "a length over the positions": (promise_positions, "length"),
     "a default prompt that is not there": (name_absent_prompt, "loading"),
-    "modules that do not fit": (misfit_dense, "vectors"),
+    "modules that do not fit": (misfit_dense, "length"),
     "a broken config": (break_config, "loading"),
 }
 
@@ -228,6 +254,21 @@ def mix_batch(graph: Any) -> None:
 def test_a_file_whose_first_output_is_no_sentence_vector_is_found(exported: Path) -> None:
     rewrite(exported, put_tokens_first)
     assert flaws(check_model(exported))["first output, onnx"] == "tokens"
+
+
+def test_files_of_other_makers_are_run_beside_the_model(exported: Path) -> None:
+    (exported / "parity.json").unlink()
+    findings = check_model(exported)
+    assert not flaws(findings)
+    assert "onnx/model.onnx" in flaws(findings, "warn")
+    change_weights(exported, lambda weights: weights[WEIGHT].mul_(-3))
+    (exported / "onnx" / "model_O4.onnx").write_text("junk", encoding="utf-8")
+    assert flaws(check_model(exported)).keys() == {"onnx/model.onnx", "onnx/model_O4.onnx"}
+
+
+def test_a_damaged_record_is_one_failure(exported: Path) -> None:
+    (exported / "parity.json").write_text('{"artefacts": [1]}', encoding="utf-8")
+    assert flaws(check_model(exported)).keys() == {"hashes"}
 
 
 def test_a_file_whose_vectors_depend_on_their_batch_is_found(exported: Path) -> None:

@@ -436,7 +436,7 @@ def test_the_quick_start_reaches_a_student(clone: Path, capsys: pytest.CaptureFi
     for row in ("heads", "repaired", "distilled", "probe, own vector"):
         assert row in said
     assert (clone / "vectors.npy").is_file()
-    for name in ("mine", "mine-12m", "mine-pruned"):
+    for name in ("mine", "mine-12m", "trained", "trained-pruned"):
         assert (clone / "models" / name / "modules.json").is_file()
 
 

@@ -26,7 +26,7 @@ from secateur.encoders.saving import save_encoder
 pytest.importorskip("onnxruntime", reason="the optional package onnxruntime is not installed")
 from secateur.export import export as module
 from secateur.export.export import export
-from secateur.export.quality import Quality, find_shortfall, read_pairs
+from secateur.export.quality import Quality, choose_held_out, find_shortfall, read_pairs
 
 OPEN = QualitySettings(min_cosine=0.5, min_low_cosine=0.0, sentences=8)
 FILES = ("onnx/model.onnx", "onnx/model_qint8.onnx")
@@ -55,7 +55,7 @@ def write_pairs(path: Path, count: int) -> Path:
 @pytest.mark.parametrize("share", [None, 0.02, 0.3])
 def test_no_pair_judged_by_was_trained_on(tmp_path: Path, count: int, share: float | None) -> None:
     path = write_pairs(tmp_path / "pairs.tsv", count)
-    default = QualitySettings().held_out
+    default = choose_held_out(tmp_path, None)
     assert default == CorpusSettings().held_out, "the share of a run that names none"
     settings = CorpusSettings(files=(str(path),), **({} if share is None else {"held_out": share}))
     corpus = load_corpus(settings, tmp_path)
@@ -69,7 +69,7 @@ def test_no_pair_judged_by_was_trained_on(tmp_path: Path, count: int, share: flo
     assert texts.judged == [*corpus.held_out.en[:1000], *corpus.held_out.ru[:1000]]
     assert set(texts.calibration) <= trained
     assert texts.pairs == min(1000, len(corpus.held_out))
-    assert f"{texts.pairs} pairs of pairs.tsv, held out by hash (a share of {share or default}" in texts.origin
+    assert f"{texts.pairs} pairs of pairs.tsv, a share of {share or default} that was held out by hash" in texts.origin
 
 
 def test_few_pairs_are_said_with_the_error_that_they_mean(
@@ -83,9 +83,8 @@ def test_few_pairs_are_said_with_the_error_that_they_mean(
     assert said.startswith("8 of the ")
     assert "accuracy@1 has a standard error of up to 0.18" in said
     judged_by = json.loads((toy / "parity.json").read_text(encoding="utf-8"))["judged_by"]
-    assert (
-        judged_by == "8 pairs of pairs.tsv, held out by hash (a share of 0.05; standard error of accuracy@1 up to 0.18)"
-    )
+    error = "standard error of accuracy@1 up to 0.18"
+    assert judged_by == f"8 pairs of pairs.tsv, a share of 0.05 that was held out by hash ({error})"
     assert judged_by in (toy / "README.md").read_text(encoding="utf-8")
 
 
@@ -272,3 +271,14 @@ def test_a_tokenizer_that_keeps_capitals_does_so_in_the_exported_files(toy: Path
     stock = Encoder(toy, threads=1).encode("The Cat SLEEPS.")
     export(str(toy), OPEN, threads=1, int8=False)
     np.testing.assert_allclose(Encoder(toy, backend="onnx", threads=1).encode("The Cat SLEEPS."), stock, atol=1e-5)
+
+
+def test_pairs_are_held_out_by_the_share_of_the_run_that_made_the_model(tmp_path: Path) -> None:
+    """A card says how much was held out; a larger share would be judged on pairs that were trained on."""
+    (tmp_path / "README.md").write_text("---\nsecateur: {held_out: 0.01}\n---\n# model\n", encoding="utf-8")
+    assert choose_held_out(tmp_path, None) == choose_held_out(tmp_path, 0.01) == 0.01
+    assert choose_held_out(tmp_path, 1.0) == 1.0  # the user says that the file is new to the model
+    with pytest.raises(InputError, match=r"held out 0\.01 of its pairs"):
+        choose_held_out(tmp_path, 0.05)
+    (tmp_path / "README.md").unlink()
+    assert choose_held_out(tmp_path, None) == 0.05

@@ -64,7 +64,7 @@ def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def refuse(*words: str, code: int = 2) -> str:
         capsys.readouterr()
         assert main(["train", "runs/toy.yaml", "--cache", "cache", *words]) == code
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("secateur")]
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "secateur: " in line]
         return line
 
     return refuse

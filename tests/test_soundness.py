@@ -296,7 +296,6 @@ BROKEN_FILES: dict[str, dict[str, str | None]] = {
     "a tokenizer config that is a list": {"tokenizer_config.json": "[]"},
     "a length that is a text": {"tokenizer_config.json": '{"model_max_length": "long"}'},
     "a length that is negative": {"tokenizer_config.json": '{"model_max_length": -4}'},
-    "a tokenizer class that is none": {"tokenizer_config.json": '{"tokenizer_class": "NoSuch"}'},
     "modules that are a mapping": {"modules.json": "{}"},
     "no modules": {"modules.json": "[]"},
     "modules that are texts": {"modules.json": '["Pooling"]'},

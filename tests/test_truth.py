@@ -226,7 +226,10 @@ def test_few_pairs_are_visible_with_what_they_may_be_off_by() -> None:
     assert "judged on 2 held-out pairs alone" in table
     assert "0.34 to 1.00" in table  # Wilson's interval of 2 of 2
     assert "judged" not in str(StageTable(make_rows(pairs=2000)))
-    assert "2 pairs held out by the run" in say(make_recipe(), make_rows(1.0, 0.5, pairs=2))
+    card = say(make_recipe(), make_rows(1.0, 0.5, pairs=2))
+    assert "judged on 2 held-out pairs alone" in card
+    assert "model-index" not in card  # a hub would show an accuracy of 1 and no word of the two pairs
+    assert "40 pairs held out by the run" in say(make_recipe(), make_rows(1.0, 0.5, pairs=40))
 
 
 def test_a_share_interval_is_where_the_score_test_does_not_reject() -> None:
@@ -275,9 +278,9 @@ def test_memory_and_disk_hold_the_weights(tmp_path: Path, tokenizer: PreTrainedT
 def test_a_model_trained_on_has_new_numbers_and_its_old_licence() -> None:
     settings = make_recipe().distillation
     old = "---\nlicense: mit\nbase_model: great/root\nlanguage: [en]\n---\n# old\n\nIt finds 99% of translations.\n"
-    card = write_trained_card(old, "mine", "/home/me/teacher", settings, make_rows(0.3, 0.3), 40)
+    card = write_trained_card(old, "mine", "/home/me/teacher", settings, make_rows(0.3, 0.3), 40, held_out=0.05)
     data = ModelCard(card).data
     assert (data.license, data.base_model, data.language) == ("mit", "great/root", None)
     assert "99%" not in card
     assert "mine,\ndistilled for 40 steps from the vectors of teacher." in card
-    assert write_trained_card(old, "mine", "t", settings, make_rows(), 0) == old
+    assert write_trained_card(old, "mine", "t", settings, make_rows(), 0, held_out=0.05) == old

@@ -1,11 +1,19 @@
 """secateur check: whether a model folder does what it says."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secateur.commands.options import Parser, new_command
 
+if TYPE_CHECKING:
+    from secateur.export.findings import Finding
+
+log = logging.getLogger(__name__)
+
+DECIDED = ("length", "card")  # what the command that saves a folder has itself decided, and said
 NO_CHECK = "do not check the folder that was saved"
 HELP = "Check a folder of any sentence encoder: weights, tokenizer, length, prompts, pooling, vectors, exported files."
 
@@ -36,14 +44,19 @@ def run(options: argparse.Namespace) -> None:
         raise QualityError(f"{options.model}: {count_failed(findings)} of {len(findings)} checks failed")
 
 
+def is_news(finding: "Finding") -> bool:
+    return finding.status == "warn" and finding.check not in DECIDED
+
+
 def check_saved(folder: Path) -> None:
     """Check a folder that a command has saved, and say what is not well. Raises QualityError: a check failed."""
     from secateur.config.errors import QualityError
     from secateur.export.check import check_model, count_failed
     from secateur.reports.display import FindingTable
 
+    log.info("checking %s", folder)
     findings = check_model(folder)
-    unwell = FindingTable([each for each in findings if each.status != "pass"])
+    unwell = FindingTable([each for each in findings if each.status == "fail" or is_news(each)])
     print(f"\ncheck of {folder}: {FindingTable(findings).note()}", *unwell.lines(), sep="\n", file=sys.stderr)
     if count_failed(findings):
         raise QualityError(f"{folder}: {count_failed(findings)} of {len(findings)} checks failed; it is saved as it is")

@@ -15,7 +15,7 @@ def add(parser: Parser) -> None:
     """Add the command's options."""
     new_command(
         parser, f"{HELP} A run that was stopped goes on with --resume.",
-        'secateur train experiments/mini-en-ru.yaml distillation.steps=200 "corpus.files=[pairs.tsv]"',
+        'secateur train experiments/mini-en-ru.yaml "corpus.files=[pairs.tsv]" "corpus.catalogs=[]"',
     )  # fmt: skip
     parser.add_argument("recipe", type=Path, help="a YAML file, or the name of one in experiments/")
     parser.add_argument(

@@ -19,10 +19,11 @@ class QualitySettings:
         default=1e-5,
         description="The largest difference of any component of a sentence's vector alone to the one in a batch.",
     )
-    held_out: Share = Field(
-        default=0.05,
+    held_out: Share | None = Field(
+        default=None,
         description=(
-            "The share of the pairs, chosen by hash, that the model's training held out; of a file it never saw: 1."
+            "The share of the pairs, chosen by hash, that the model's training held out; none: what its card says, "
+            "else 0.05. Of a file that it never saw: 1."
         ),
     )
     sentences: Positive = Field(

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from secrets import token_hex
 
 from secateur.config.errors import InputError
 from secateur.data.locks import Lock, take_lock
+
+log = logging.getLogger(__name__)
 
 PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # the errors of a disk that takes no more
@@ -190,6 +193,8 @@ def check_out(folder: Path) -> None:
     check_writable(folder)
     if folder.exists() or folder.is_symlink():
         check_replaceable(folder)
+        if any(folder.iterdir()):
+            log.info("%s is there already: the new model will take its place", folder)
 
 
 def check_writable(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,10 +47,13 @@ def read_header(files: Iterable[Path]) -> dict[str, tuple[str, int]]:
     """Return each weight's number format, as safetensors names it, and how many numbers it holds."""
     header = {}
     for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                part = file.get_slice(name)
-                header[name] = (part.get_dtype(), int(torch.Size(part.get_shape()).numel()))
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    part = file.get_slice(name)
+                    header[name] = (part.get_dtype(), int(torch.Size(part.get_shape()).numel()))
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged, or cut off: {error}") from None
     return header
 
 
@@ -79,8 +82,9 @@ def check_finite(model: nn.Module, *, origin: str) -> None:
     for name, values in model.named_parameters():
         if not torch.isfinite(values).all():
             count = int((~torch.isfinite(values)).sum())
+            named = name.removeprefix("0.model.")  # as its file calls it
             raise InputError(
-                f"{origin}: {count:,} of the {values.numel():,} numbers of the weight {name} are not finite"
+                f"{origin}: {count:,} of the {values.numel():,} numbers of the weight {named} are not finite"
             )
 
 

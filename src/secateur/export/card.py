@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
+HELD_OUT_KEY = "secateur"  # of a card's metadata: what export has to know of how the model was trained
 BEGIN, END = "<!-- secateur export: begin -->", "<!-- secateur export: end -->"
 LIBRARY, PIPELINE = "sentence-transformers", "sentence-similarity"
 TAGS = ("sentence-transformers", "feature-extraction")
@@ -61,6 +62,13 @@ def read_card(card: str) -> ModelCard:
         except (YAMLError, ValueError, TypeError):
             pass
     return ModelCard(f"---\n{{}}\n---\n{card}")
+
+
+def read_held_out(card: str) -> float | None:
+    """Return the share of the pairs that the run which made a model held out, as its card says; None: it does not."""
+    said = read_card(card).data.get(HELD_OUT_KEY)
+    share = said.get("held_out") if isinstance(said, dict) else None
+    return float(share) if isinstance(share, int | float) and 0 < share <= 1 else None
 
 
 def merge_results(old: Iterable[EvalResult], new: Iterable[EvalResult]) -> list[EvalResult]:

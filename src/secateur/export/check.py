@@ -11,6 +11,7 @@ from secateur.encoders.loading import check_folder, is_there, name_like, say
 from secateur.export import checks, serving
 from secateur.export.findings import TEXTS, Check, Finding, Subject
 
+RECORDED: tuple[Check, ...] = (checks.check_hashes, checks.check_instruction_set)  # what needs no model
 LOADED: tuple[Check, ...] = (  # what the folder holds, once it loads
     checks.check_family,
     checks.check_weights,
@@ -20,15 +21,13 @@ LOADED: tuple[Check, ...] = (  # what the folder holds, once it loads
     checks.check_length,
     checks.check_prompts,
     checks.check_pooling,
+)
+SERVED: tuple[Check, ...] = (  # what is computed with it, once all of that is well
     serving.check_vectors,
     serving.check_transformers,
     serving.check_without_secateur,
-)
-ON_DISK: tuple[Check, ...] = (  # what can be said of a folder that does not load, too
-    checks.check_hashes,
-    checks.check_processor,
-    serving.check_files,
-    checks.check_card,
+    serving.check_exported_files,
+    serving.check_other_files,
 )
 MAX_MALFORMED = 0.01  # share of the lines of a file of pairs
 
@@ -44,13 +43,17 @@ def check_model(model: str | Path, *, pairs: Path | None = None) -> list[Finding
         raise InputError(f"{model}: no such folder{name_like(str(model))}")
     check_folder(folder)
     subject = Subject(folder, read_texts(pairs))
-    findings: list[Finding] = []
+    findings = run(RECORDED, subject)
     try:
         subject.first.model.eval()
+        subject.header.keys()
     except Exception as error:  # a broken folder may raise anything
-        findings.append(Finding("loading", "fail", say(error), "stock sentence-transformers cannot load it either"))
-        return [*findings, *run(ON_DISK, subject)]
-    return [*run(LOADED, subject), *run(ON_DISK, subject)]
+        findings.append(Finding("loading", "fail", say(error), "mend what is named, or save the model again"))
+    else:
+        findings += run(LOADED, subject)
+        if not any(finding.status == "fail" and finding.check != "hashes" for finding in findings):
+            findings += run(SERVED, subject)
+    return [*findings, *run([checks.check_card], subject)]
 
 
 def run(checks: Sequence[Check], subject: Subject) -> list[Finding]:

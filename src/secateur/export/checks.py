@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import AutoTokenizer
 
 from secateur.config.errors import InputError
-from secateur.data.files import hash_file
 from secateur.encoders.inference import PARITY
-from secateur.encoders.loading import find_missing
+from secateur.encoders.loading import find_missing, quiet_transformers, say
 from secateur.encoders.machine import Processor, read_processor
 from secateur.encoders.modeling import COUNTED, NAMES, PRUNED, count_positions
 from secateur.encoders.soundness import (
@@ -29,16 +29,19 @@ from secateur.export.findings import Finding, Subject
 
 ORIGIN = "the model"
 SOME_UNKNOWN, MANY_UNKNOWN = 0.01, 0.2  # shares of a text's tokens
+LONG = 2_000  # words that are read at most
 OPEN_ENDED = 100_000  # a tokenizer's length over this is no length
 HOME = re.compile(
-    r"(?:^|[\"' =(])((?:/(?:home|root|Users|tmp|work|mnt|data|content|workspace)/|[A-Za-z]:\\\\)[^\"' )]*)"
+    r"(?:^|[\"' =(])((?:/(?:home|root|Users|tmp|work|mnt|data|content|workspace)/|[A-Za-z]:\\\\)[^\"' )\s]*)"
 )
 
 
 def check_weights(subject: Subject) -> Iterator[Finding]:
     """Every weight of the model is in the files, and every number is finite."""
     if find_absent(subject.transformer, subject.header):
-        missing = [name for name in find_missing(str(subject.folder)) if not name.startswith("pooler.")]
+        with quiet_transformers():
+            found_missing = find_missing(str(subject.folder))
+        missing = [name for name in found_missing if not name.startswith("pooler.")]
         if missing:
             found = f"{len(missing)} weights are in no file and were drawn at random, the first is {missing[0]}"
             yield Finding("weights", "fail", found, "save the model again; its vectors change at every loading")
@@ -70,8 +73,7 @@ def check_dtype(subject: Subject) -> Iterator[Finding]:
 def check_family(subject: Subject) -> Iterator[Finding]:
     """Whether the architecture is one that secateur prunes, and what a folder with code of its own needs."""
     kind = str(subject.config.get("model_type", ""))
-    family = kind.removeprefix(PRUNED)
-    if family not in NAMES:
+    if not subject.is_prunable:
         todo = f"it can be checked, but not pruned: that takes {', '.join(NAMES)}"
         yield Finding("model type", "warn", kind, todo)
         return
@@ -145,14 +147,33 @@ def share_unknown(subject: Subject, texts: Sequence[str]) -> tuple[float, int]:
 
 def check_length(subject: Subject) -> Iterator[Finding]:
     """How many tokens of a sentence are read: files that agree, at most the positions there are."""
-    positions, said = count_positions(subject.transformer), subject.tokenizer.model_max_length
-    try:
-        length = read_length(subject.tokenizer, subject.transformer, origin=ORIGIN)
-    except InputError as error:
-        yield Finding("length", "fail", clean(error), "set model_max_length in tokenizer_config.json")
-        return
+    model, tokenizer = subject.model, subject.tokenizer
+    if subject.is_prunable:
+        try:
+            length = read_length(tokenizer, subject.transformer, origin=ORIGIN)
+        except InputError as error:
+            yield Finding("length", "fail", clean(error), "set model_max_length in tokenizer_config.json")
+            return
+        positions = count_positions(subject.transformer)
+    else:  # where other types count their positions from is not known here
+        length = positions = int(min(tokenizer.model_max_length, OPEN_ENDED))
+    said, alone = tokenizer.model_max_length, AutoTokenizer.from_pretrained(subject.folder).model_max_length
     if positions < said <= OPEN_ENDED:
         found = f"it is said to read {said} tokens, but has positions for {positions}"
+        yield Finding("length", "fail", found, f'set "model_max_length": {positions} in tokenizer_config.json')
+        return
+    if said > OPEN_ENDED and subject.is_prunable:
+        model.max_seq_length = length  # so that the checks that follow can run
+    try:
+        model.encode(" ".join(["word"] * 2 * min(length, LONG)))
+    except Exception as error:  # whatever a model does behind its last position
+        found = f"a sentence of {2 * min(length, LONG)} words ends in an error: {say(error)}"
+        yield Finding("length", "fail", found, "set model_max_length in tokenizer_config.json to what it can read")
+        return
+    if positions < alone <= OPEN_ENDED:
+        found = (
+            f"in transformers alone a sentence of {alone} tokens is not truncated, and there are {positions} positions"
+        )
         yield Finding("length", "fail", found, f'set "model_max_length": {positions} in tokenizer_config.json')
     elif length < positions:
         found = f"reads {length} tokens of a sentence, and has positions for {positions}"
@@ -160,8 +181,6 @@ def check_length(subject: Subject) -> Iterator[Finding]:
         yield Finding("length", "warn", found, todo)
     else:
         yield Finding("length", "pass", f"reads {length} tokens of a sentence")
-    if said > OPEN_ENDED:
-        subject.first.max_seq_length = length  # so that the checks that follow can run
 
 
 def check_prompts(subject: Subject) -> Iterator[Finding]:
@@ -206,26 +225,18 @@ def say_module(module: torch.nn.Module) -> str:
 
 def check_hashes(subject: Subject) -> Iterator[Finding]:
     """Files are those that parity.json recorded when the model was exported."""
+    again = "put the file back; if it was changed on purpose, run `secateur export` again"
     if subject.parity is None:
-        if any((subject.folder / "onnx").glob("*.onnx")):
-            todo = "`secateur export` writes and measures files of its own"
-            yield Finding("hashes", "warn", f"ONNX files without {PARITY}: nothing says what they are worth", todo)
+        if (subject.folder / PARITY).exists():
+            yield Finding("hashes", "fail", f"{PARITY} is damaged: it is no record of an export", again)
         return
-    artefacts = subject.parity["artefacts"]
-    recorded = dict(artefacts["torch"]["files"]) | {
-        name: each["sha256"] for name, each in artefacts.items() if name != "torch"
-    }
-    absent = [name for name in recorded if not (subject.folder / name).is_file()]
-    changed = [name for name in recorded if name not in absent and hash_file(subject.folder / name) != recorded[name]]
-    for names, what in ((absent, "not there"), (changed, "not the file that was measured")):
-        if names:
-            todo = "run `secateur export` again: what parity.json says is of another model"
-            yield Finding("hashes", "fail", f"{names[0]} is {what}", todo)
-    if not absent and not changed:
-        yield Finding("hashes", "pass", f"{len(recorded)} files are those that {PARITY} recorded")
+    for name, flaw in subject.changed.items():
+        yield Finding("hashes", "fail", f"{name} {flaw}", again)
+    if not subject.changed:
+        yield Finding("hashes", "pass", f"the files are those that {PARITY} recorded")
 
 
-def check_processor(subject: Subject) -> Iterator[Finding]:
+def check_instruction_set(subject: Subject) -> Iterator[Finding]:
     """An int8 file is worth what was measured on processors that add int8 products alike."""
     if subject.parity is None or "onnx/model_qint8.onnx" not in subject.parity["artefacts"]:
         return
@@ -241,14 +252,14 @@ def check_processor(subject: Subject) -> Iterator[Finding]:
 
 
 def check_card(subject: Subject) -> Iterator[Finding]:
-    """The card names a licence and a base model, and nothing in the folder names a place on somebody's machine."""
+    """The card names a licence, and nothing in the folder names a place on somebody's machine."""
     path = subject.folder / "README.md"
     data = read_card(path.read_text(encoding="utf-8")).data if path.is_file() else None
-    lacking = [key for key in ("license", "base_model") if data is None or not data.get(key)]
-    if lacking:
-        yield Finding("card", "warn", f"README.md names no {' and no '.join(lacking)}", "write them into its metadata")
+    if data is None or not data.get("license"):
+        yield Finding("card", "warn", "README.md names no license", "write it into its metadata, on top")
     else:
-        yield Finding("card", "pass", f"license {data.get('license')}, from {data.get('base_model')}" if data else "")
+        base = f", from {data.get('base_model')}" if data.get("base_model") else ""
+        yield Finding("card", "pass", f"license {data.get('license')}{base}")
     for file in (*subject.folder.glob("*.json"), path):
         place = find_place(file)
         if place:

@@ -43,6 +43,7 @@ from secateur.export.quality import (
     Reference,
     Search,
     Texts,
+    choose_held_out,
     choose_int8,
     find_shortfall,
     make_reference,
@@ -77,7 +78,7 @@ def export(
     no int8 file passes the quality gate: that file is not kept, what passed is.
     """
     if pairs:
-        texts = read_pairs(pairs, limits.sentences, limits.held_out)
+        texts = read_pairs(pairs, limits.sentences, choose_held_out(Path(model), limits.held_out))
     else:
         texts = read_probe_texts(limits.sentences)
     benchmark = find_benchmark(data) if data else None

@@ -32,11 +32,13 @@ from secateur.encoders.sessions import Run, open_file
 from secateur.evaluation.encodechka import list_sentences
 from secateur.evaluation.probe import FOLDER, PARTS, read_parts
 from secateur.evaluation.validation import retrieval
+from secateur.export.card import read_held_out
 
 log = logging.getLogger(__name__)
 
 SMALLEST = 4  # sentences of each kind
 FEW = 100  # pairs: the standard error of an accuracy@1 is then up to 0.05
+HELD_OUT = 0.05  # the share of the pairs that prune holds out where nothing else is said
 COMPANY = 128, 32  # sentences that are also run alone, and in padded batches of so many
 
 
@@ -84,11 +86,25 @@ def read_pairs(path: Path, count: int, held_out: float) -> Texts:
         calibration=calibration if len(some) >= SMALLEST else read_probe_texts(2 * judged).calibration,
         pairs=judged,
         calibration_pairs=len(some) if len(some) >= SMALLEST else 0,
-        origin=(
-            f"{judged} pairs of {path.name}, held out by hash (a share of {held_out}; standard error of accuracy@1 up "
-            f"to {error:.2f})"
-        ),
+        origin=f"{judged} pairs of {path.name}, {say_share(held_out)} (standard error of accuracy@1 up to {error:.2f})",
     )
+
+
+def choose_held_out(folder: Path, asked: float | None) -> float:
+    """Return the share of the pairs that a model was not trained on. Raises InputError: a larger one was asked for."""
+    path = folder / "README.md"
+    known = read_held_out(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    if asked is not None and known is not None and known < asked < 1:
+        raise InputError(
+            f"held_out: {asked} asked for, but the run that made {folder} held out {known} of its pairs and was "
+            "trained on the others"
+        )
+    return asked or known or HELD_OUT
+
+
+def say_share(held_out: float) -> str:
+    """Return how it is known that nothing was trained on some pairs."""
+    return "said to be new to the model" if held_out == 1 else f"a share of {held_out} that was held out by hash"
 
 
 def read_probe_texts(count: int) -> Texts:

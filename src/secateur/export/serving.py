@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from secateur.config.errors import InputError
 from secateur.encoders import modeling
-from secateur.encoders.inference import OPENVINO, Encoder, find_backends
-from secateur.encoders.loading import quiet_transformers
+from secateur.encoders.inference import OPENVINO, Encoder
+from secateur.encoders.loading import quiet_transformers, say
 from secateur.encoders.modeling import PRUNED
 from secateur.export.findings import Finding, Status, Subject
 
@@ -44,12 +44,13 @@ def check_vectors(subject: Subject) -> Iterator[Finding]:
         return
     alone = np.concatenate([encode_stock(subject, [text]) for text in subject.sentences])
     yield judge("alone and in a batch, sentence-transformers", distance(stock, alone), "vectors depend on their batch")
-    for backend in ("torch", *find_backends(subject.folder)):
+    for backend in (*(["torch"] if subject.is_prunable else ()), *subject.backends):
         try:
             encoder = Encoder(subject.folder, backend=backend, device="cpu")
             encoder.has_truncated = True  # a long sentence is read on purpose: nothing to warn of
         except InputError as error:
-            yield Finding(backend, "warn", str(error), "secateur cannot serve it; stock libraries can")
+            todo = "save the model again" if backend == "torch" else "run `secateur export` again"
+            yield Finding(f"vectors, {backend}", "fail", str(error), todo)
             continue
         yield from check_backend(encoder, subject, stock)
 
@@ -72,9 +73,9 @@ def check_backend(encoder: Encoder, subject: Subject, stock: np.ndarray) -> Iter
     yield judge(f"{THREADS} threads, {name}", distance(together, alone), "threads disturb each other")
 
 
-def check_files(subject: Subject) -> Iterator[Finding]:
+def check_exported_files(subject: Subject) -> Iterator[Finding]:
     """The first output of an ONNX file is the sentence vector, and odd masks give finite ones."""
-    for backend, path in find_backends(subject.folder).items():
+    for backend, path in subject.backends.items():
         if backend in OPENVINO:
             continue
         encoder = Encoder(subject.folder, backend=backend, device="cpu")
@@ -93,10 +94,51 @@ def check_files(subject: Subject) -> Iterator[Finding]:
 
 
 def name_first_output(path: Path) -> str:
+    return str(open_session(path).get_outputs()[0].name)
+
+
+def open_session(path: Path) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return str(session.get_outputs()[0].name)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def check_other_files(subject: Subject) -> Iterator[Finding]:
+    """ONNX files that no export recorded: their first output beside what sentence-transformers computes."""
+    for path in subject.strangers:
+        name = path.relative_to(subject.folder).as_posix()
+        try:
+            cosine = compare_file(path, subject)
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            yield Finding(name, "fail", f"cannot be run: {say(error)}", "remove it, or export the model again")
+            continue
+        found = f"not recorded by an export of secateur; lowest cosine to sentence-transformers' output {cosine:.4f}"
+        if cosine >= LOW_COSINE:
+            yield Finding(name, "warn", found, "`secateur export` writes files that it measures and records")
+        else:
+            yield Finding(name, "fail", found, "it is of another model, or rounded too far: export the model again")
+
+
+def compare_file(path: Path, subject: Subject) -> float:
+    """Return the lowest cosine of a file's first output to the same of sentence-transformers: vectors of sentences, or
+    of their tokens."""
+    session = open_session(path)
+    wanted = {each.name for each in session.get_inputs()}
+    lowest = 1.0
+    for text in subject.sentences:
+        features = subject.model.preprocess([text])
+        inputs = {key: value.numpy() for key, value in features.items() if key in wanted}
+        if "token_type_ids" in wanted:
+            inputs.setdefault("token_type_ids", np.zeros_like(inputs["input_ids"]))
+        found = np.asarray(session.run(None, inputs)[0])[0]
+        with torch.inference_mode():
+            output = subject.model(features)
+        expected = output["sentence_embedding" if found.ndim == 1 else "token_embeddings"][0].float().numpy()
+        lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+        lowest = min(lowest, float(((found * expected).sum(axis=-1) / np.maximum(lengths, 1e-12)).min()))
+    return lowest
 
 
 def check_transformers(subject: Subject) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from secateur.data.counting import say_count
 from secateur.data.sources import source_name
 from secateur.evaluation.intervals import share_interval
 from secateur.evaluation.leaderboard import Scores, dump_scores
-from secateur.export.card import benchmark_results, make_card, retrieval_results
+from secateur.export.card import HELD_OUT_KEY, benchmark_results, make_card, read_held_out, retrieval_results
 from secateur.export.origin import Origin, bare_name, find_origin, hide_path, hide_paths, read_origin
 from secateur.reports.display import StageTable
 from secateur.reports.text import format_benchmark
@@ -194,7 +194,14 @@ def write_making_card(
 
 
 def write_trained_card(
-    card: str, name: str, teacher: str, settings: DistillationSettings, rows: Sequence[Mapping[str, Any]], step: int
+    card: str,
+    name: str,
+    teacher: str,
+    settings: DistillationSettings,
+    rows: Sequence[Mapping[str, Any]],
+    step: int,
+    *,
+    held_out: float,
 ) -> str:
     """Return the README.md of a model, with this card or none, that was trained on: the card's numbers were of another.
 
@@ -208,9 +215,11 @@ def write_trained_card(
 {say_training(settings, step, f" from the vectors of {hide_path(teacher)}")}."""
     parts = [text, say_languages(rows), origin.gaps]
     languages = find_languages(rows[-1])
+    kept_apart = {HELD_OUT_KEY: {"held_out": min(held_out, read_held_out(card) or 1.0)}}  # from every training so far
     return make_card(
         name, say_measures("\n".join(filter(None, parts)), rows, {}, first=""), tags=["distilled"],
-        results=list_results(rows[-1], {}), metadata=({"language": languages} if languages else {}) | origin.metadata,
+        results=list_results(rows[-1], {}),
+        metadata=({"language": languages} if languages else {}) | origin.metadata | kept_apart,
     )  # fmt: skip
 
 
@@ -237,13 +246,16 @@ def fill_card(
 """
     languages = find_languages(rows[-1])
     metadata = ({"language": languages} if languages else {}) | (origin.metadata if origin else {})
+    metadata[HELD_OUT_KEY] = {"held_out": run.corpus.held_out}
     tags, results = [tag] if tag else [], list_results(rows[-1], scores)
     return make_card(run.name, body, tags=tags, results=results, metadata=metadata)
 
 
 def list_results(student: Mapping[str, Any], scores: Mapping[str, Scores]) -> list[EvalResult]:
     """Return what was measured of the student, a row of the stage table, as metadata holds it."""
-    results = retrieval_results({way: student[way] for way in ("en_ru", "ru_en")}, pairs=say_judged(student))
+    enough = student.get("pairs", ENOUGH_PAIRS) >= ENOUGH_PAIRS  # of fewer, text alone says what was measured
+    ways = {way: student[way] for way in ("en_ru", "ru_en")} if enough else {}
+    results = retrieval_results(ways, pairs=say_judged(student))
     return results + (list_benchmark(scores[student["stage"]]) if student["stage"] in scores else [])
 
 

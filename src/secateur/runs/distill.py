@@ -71,9 +71,9 @@ def distill_student(
         stack.enter_context(hold(place.absolute()))
         asked = describe_training(student, teacher, corpus, settings, minutes, seed)
         known = read_record(place / RECORD, asked)
-        begun = find_checkpoint(place / "checkpoints") is not None
-        if begun and known is None:
+        if known is None and any((place / "checkpoints").glob("checkpoint-*")):
             raise InputError(f"{place}: holds checkpoints of a training that is not known; name another folder")
+        begun = find_checkpoint(place / "checkpoints") is not None
         if known is not None:
             settings = build_settings(DistillationSettings, known, origin=str(place / RECORD))
         elif minutes is not None:

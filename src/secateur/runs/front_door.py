@@ -24,6 +24,7 @@ from secateur.config.values import Above, Positive, Seed
 from secateur.data.corpus import load_corpus
 from secateur.data.files import check_out
 from secateur.data.sources import Row, name_sources, read_given
+from secateur.encoders.saving import round_weights
 from secateur.evaluation.benchmark_data import DownloadError, find_data
 from secateur.evaluation.leaderboard import SENTENCE_TASKS
 from secateur.evaluation.scores import Benchmark, score_stages
@@ -193,11 +194,12 @@ def distill(
         result, settings, judged = distill_student(
             own, target, corpus, settings, minutes=minutes, folder=checkpoints, cache=place, seed=seed
         )
+    round_weights(result.encoder)  # it is scored as it is saved
     distilled = {"distilled": result.encoder} if result.step else {}  # else it is the student from before
     table = StageTable(score_stages({"teacher": target, "before": own} | distilled, judged))
     name = Path(name_model(student)).name
     old = read_card(student) if isinstance(student, str | Path) else getattr(student, "card", "")
-    card = write_trained_card(old, name, name_model(teacher), settings, table.rows, result.step)
+    card = write_trained_card(old, name, name_model(teacher), settings, table.rows, result.step, held_out=held_out)
     if isinstance(student, Student):
         recipe = student.recipe and replace(student.recipe, distillation=settings)
         if recipe is not None and student.table is not None and not is_repaired(student.table.rows):

@@ -117,7 +117,10 @@ def check_made(folder: Path, run: Path) -> None:
         before = known is None and ((record / "scores.json").exists() or (record / "repaired").exists())
         if before or weights in (known or {}).get(folder.name, ()):  # a release before this one kept no list
             return
-    raise InputError(f"{folder} is there already and no run {run.name} made it; move it away, or set another name=")
+    raise InputError(
+        f"{folder} is there already, and no record of a run {run.name} says that it made this model; move the model "
+        "away, or set another name="
+    )
 
 
 def hash_weights(folder: Path) -> str:
