@@ -288,3 +288,9 @@ def test_help_answers_at_once(command: str) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "numpy", "sklearn"}
     assert time.monotonic() - started < 20  # a stuck import; what is promised is held by the line above
+
+
+def test_a_shortened_option_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["prune", "teacher", "--pairs", "pairs.tsv", "--out", "small", "--keep-head", "0.5"])
+    assert "unrecognized arguments: --keep-head 0.5; did you mean --keep-heads" in capsys.readouterr().err

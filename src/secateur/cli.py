@@ -101,7 +101,7 @@ def build_parser(chosen: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="secateur", description="Prune, repair and distil multilingual sentence encoders.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name")
-    parsers = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    parsers = {name: commands.add_parser(name, help=text, allow_abbrev=False) for name, text in COMMANDS.items()}
     if chosen in parsers:
         importlib.import_module(f"secateur.commands.{chosen}").add(parsers[chosen])
     return parser, parsers

@@ -169,18 +169,21 @@ def begin(recipe: Recipe, places: Places, identity: Mapping[str, Any], *, resume
     was = identity if known is None else known
     for key, words in KEPT_SAME.items():
         if was.get(key) != identity[key]:
-            raise InputError(f"{places.run}: cannot go on with {words} other than it began with{count(was, key)}")
+            raise InputError(
+                f"{places.run}: cannot go on with {words} than it began with{count(was, key)}; bring those back, or "
+                "run it without --resume"
+            )
     for checkpoint in places.run.rglob("checkpoint-*"):
         if not is_whole(checkpoint):
             shutil.rmtree(checkpoint)  # half-written when the run was killed
 
 
-KEPT_SAME = {"teacher": "a teacher", "train": "training pairs", "held_out": "held-out pairs"}
+KEPT_SAME = {"teacher": "another teacher", "train": "other training pairs", "held_out": "other held-out pairs"}
 
 
 def count(was: Mapping[str, Any], key: str) -> str:
     rows = was[key].get("rows") if isinstance(was.get(key), Mapping) else None
-    return "" if rows is None else f": {say_count(rows, 'row')}"
+    return "" if rows is None else f" ({say_count(rows, 'row')} then)"
 
 
 def identify(corpus: ParallelCorpus, teacher: Any) -> dict[str, Any]:
