@@ -214,6 +214,8 @@ def test_a_vocabulary_is_trimmed_and_what_cannot_be_is_one_line(
     assert not (place / "small").exists()
     assert main([*words, "--corpus", "ru=ru.txt", "--size", "200"]) == 0
     assert len(AutoTokenizer.from_pretrained(place / "small")) == 200
+    card = (place / "small" / "README.md").read_text(encoding="utf-8")
+    assert "teacher with 200 of its 224 tokens, those that texts in en, ru need" in card
     backend = Tokenizer(models.BPE({"a": 0, "b": 1, "[PAD]": 2}, []))
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(place / "teacher")
     assert "of kind BPE cannot be trimmed" in refuse(capsys, *words, "--size", "2", "--out", "other")

@@ -101,7 +101,7 @@ def test_a_hub_teacher_is_the_base_model_and_gives_its_licence(hub: Callable[[st
     assert (card.data.base_model, card.data["base_model_relation"]) == ("great/teacher", "finetune")
     assert (card.data.license, card.data.license_name, card.data.license_link) == ("other", "mine", "https://e.org/l")
     assert "cut from\ngreat/teacher (2,000)" in card.text
-    assert "does not say" not in card.text
+    assert "Nothing says" not in card.text
 
 
 def test_a_folder_is_no_base_model_but_what_its_card_names_is(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_is_no_base_model_but_what_its_card_names_is(tmp_path: Path) ->
     folder.mkdir(parents=True)
     bare = ModelCard(say(make_recipe(teacher={"model": str(folder)})))
     assert (bare.data.base_model, bare.data.license) == (None, None)
-    gap = "What is known of teacher does not say which model of a hub it is or comes from, nor under which licence it"
+    gap = "Nothing says which public model teacher is or comes from, nor under which licence teacher"
     assert gap in bare.text
     (folder / "README.md").write_text(f"---\nbase_model: [great/root, {tmp_path}/x]\nlicense: mit\n---\n# teacher\n")
     known = ModelCard(say(make_recipe(teacher={"model": str(folder)})))

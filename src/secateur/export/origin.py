@@ -34,9 +34,9 @@ class Origin:
     @property
     def gaps(self) -> str:
         """A sentence that says what is not known of it; empty: nothing."""
-        gaps = [] if self.base_model else ["which model of a hub it is or comes from"]
-        gaps += [] if self.license else ["under which licence it may be used"]
-        return f"What is known of {self.name} does not say {', nor '.join(gaps)}." if gaps else ""
+        gaps = [] if self.base_model else [f"which public model {self.name} is or comes from"]
+        gaps += [] if self.license else [f"under which licence {self.name} may be used"]
+        return f"Nothing says {', nor '.join(gaps)}." if gaps else ""
 
 
 def find_origin(model: str) -> Origin:

@@ -223,6 +223,16 @@ def write_trained_card(
     )  # fmt: skip
 
 
+def write_vocabulary_card(model: str, name: str, languages: Sequence[str], kept: int, whole: int) -> str:
+    """Return the README.md of a model that reads with fewer tokens: what it keeps of its old card is its origin."""
+    origin = find_origin(model)
+    text = (
+        f"{origin.name} with {kept:,} of its {whole:,} tokens, those that texts in {', '.join(languages)} need, "
+        f"trimmed with secateur. Everything else is as it was. {origin.gaps}"
+    )
+    return make_card(name, text, tags=["pruned"], metadata=origin.metadata)
+
+
 def fill_card(
     run: Recipe,
     text: str,

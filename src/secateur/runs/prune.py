@@ -28,7 +28,7 @@ from secateur.pruning.predictions import Limits, Plan
 from secateur.pruning.sizes import describe
 from secateur.pruning.tokenizer import fast_tokenizer
 from secateur.pruning.trimming import measure_coverage, trim_vocabulary
-from secateur.reports.cards import write_card
+from secateur.reports.cards import write_card, write_vocabulary_card
 from secateur.reports.display import PlanTable, StageTable
 from secateur.reports.figures.costs import draw_family
 from secateur.reports.text import format_coverage
@@ -42,7 +42,9 @@ def cut_vocabulary(model: str, files: Mapping[str, Path], size: int, out: Path, 
     encoder = load_encoder(TeacherSettings(model=model))
     texts = {language: read_lines(path) for language, path in files.items()}
     trimmed = trim_vocabulary(encoder, texts, size, fold=fold)
-    save_encoder(trimmed.encoder, out)
+    whole = len(encoder.tokenizer)
+    card = write_vocabulary_card(model, out.name, list(texts), len(trimmed.kept), whole)
+    save_encoder(trimmed.encoder, out, card=card)
     tokenizers = fast_tokenizer(encoder), fast_tokenizer(trimmed.encoder)
     return format_coverage(trimmed.kept, measure_coverage(*tokenizers, texts, trimmed.kept))
 
