@@ -169,7 +169,7 @@ def test_a_second_run_of_a_name_replaces_its_own_student_and_no_other(
     (folder / "onnx").mkdir()  # as `export` does
     check_made(folder, places.run)
     save_encoder(make_encoder(seed=2), folder)
-    with pytest.raises(InputError, match="no run toy made it"):
+    with pytest.raises(InputError, match="no record of a run toy says that it made this model"):
         save_model(teacher, folder, places.run)
     shutil.rmtree(folder)
     save_model(teacher, folder, places.run)
@@ -179,7 +179,9 @@ def test_a_record_of_an_earlier_release_owns_its_student(tmp_path: Path, teacher
     places = make_places(tmp_path)
     save_encoder(teacher, places.models / "toy")
     write_json(places.run / "recipe.json", {})
-    with pytest.raises(InputError, match="no run toy made it"):  # a start that left nothing but its recipe
+    with pytest.raises(
+        InputError, match="no record of a run toy says that it made this model"
+    ):  # a start that left nothing but its recipe
         check_made(places.models / "toy", places.run)
     write_json(places.run / "scores.json", {})
     check_made(places.models / "toy", places.run)
