@@ -31,9 +31,7 @@ ORIGIN = "the model"
 SOME_UNKNOWN, MANY_UNKNOWN = 0.01, 0.2  # shares of a text's tokens
 LONG = 2_000  # words that are read at most
 OPEN_ENDED = 100_000  # a tokenizer's length over this is no length
-HOME = re.compile(
-    r"(?:^|[\"' =(])((?:/(?:home|root|Users|tmp|mnt|data|content|workspace)/|[A-Za-z]:\\\\)[^\"' )\s]*)"
-)
+HOME = re.compile(r"(?:^|[\"' =(])((?:/(?:home|root|Users|tmp|mnt|data|content|workspace)/|[A-Za-z]:\\\\)[^\"' )\s]*)")
 
 
 def check_weights(subject: Subject) -> Iterator[Finding]:
