@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from test_soundness import set_keys, write_unigram
+from test_soundness import misfit_dense, set_keys, write_unigram
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from secateur.config.quality import QualitySettings
@@ -134,16 +134,6 @@ def promise_positions(folder: Path) -> None:
 
 def name_absent_prompt(folder: Path) -> None:
     set_keys(folder / "config_sentence_transformers.json", default_prompt_name="question")
-
-
-def misfit_dense(folder: Path) -> None:
-    dense = folder / "2_Dense"
-    dense.mkdir()
-    set_keys(dense / "config.json", in_features=9, out_features=4, bias=True, activation_function="torch.nn.Tanh")
-    save_file({"linear.weight": torch.zeros(4, 9), "linear.bias": torch.zeros(4)}, dense / "model.safetensors")
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    modules[2] = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
 
 def break_config(folder: Path) -> None:

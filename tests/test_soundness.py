@@ -111,6 +111,17 @@ def test_another_pooling_keeps_the_prompts_and_the_length(
     assert (teacher.prompt, teacher.max_length, teacher.uses_pooler) == ("Q: ", 40, pooling == "pooler")
 
 
+def misfit_dense(folder: Path) -> None:
+    """Put a Dense behind a folder's pooling that takes vectors of another dimension."""
+    dense = folder / "2_Dense"
+    dense.mkdir()
+    set_keys(dense / "config.json", in_features=9, out_features=4, bias=True, activation_function="torch.nn.Tanh")
+    save_file({"linear.weight": torch.zeros(4, 9), "linear.bias": torch.zeros(4)}, dense / "model.safetensors")
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules[2] = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+
+
 def write_unigram(folder: Path) -> None:
     """Give a folder a Unigram tokenizer over letters, as XLM-R's, without saying the tokenizer's class."""
     letters = sorted(set("abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюя"))
@@ -338,11 +349,5 @@ def test_a_file_that_may_not_be_read_is_one_line(make_folder: MakeFolder) -> Non
 def test_poolings_modules_that_do_not_fit_are_one_line(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = save_stock(make_folder(), tmp_path / "teacher")
     set_keys(folder / "1_Pooling" / "config.json", embedding_dimension=7, word_embedding_dimension=None)
-    dense = folder / "2_Dense"
-    dense.mkdir()
-    set_keys(dense / "config.json", in_features=9, out_features=4, bias=True, activation_function="torch.nn.Tanh")
-    save_file({"linear.weight": torch.zeros(4, 9), "linear.bias": torch.zeros(4)}, dense / "model.safetensors")
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    modules[2] = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    misfit_dense(folder)
     refuse(folder)

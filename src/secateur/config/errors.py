@@ -24,6 +24,11 @@ def one_line(message: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
+def say_error(error: Exception, most: int = 300) -> str:
+    """Return what a library says of its error, in one line of at most so many characters; else the error's type."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def require(package: str, *, extra: str, by: str) -> ModuleSpec:
     """Return where an optional package is, without importing it.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import polib
 
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.config.teacher import Wheel
 from secateur.data.counting import say_count
 from secateur.data.files import write_json
@@ -174,7 +174,7 @@ def read_translations(wheel: zipfile.ZipFile, name: str) -> list[Pair]:
         if name.endswith(".json") and english in wheel.NameToInfo:
             return list(match_json(json.loads(read_file(wheel, english)), json.loads(read_file(wheel, name))))
     except (*DAMAGES, RecursionError, LookupError, struct.error) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = say_error(error, 200)
         logger.warning("%s: %s skipped: %s", wheel.filename, name[:80], reason or type(error).__name__)
     return []
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,13 @@ def take_lock(path: Path) -> Lock | None:
     except OSError:
         return Lock(file, is_known=False)
     return Lock(file, is_known=fcntl is not None)
+
+
+def wait_for(descriptor: int, *, alone: bool) -> None:
+    """Wait for the lock of an open file, alone or beside other readers; where nothing can be locked, do nothing."""
+    if fcntl is not None:
+        with suppress(OSError):  # a file system that cannot lock
+            fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from secateur.config.corpus import DatasetSettings
-from secateur.config.errors import InputError, require
+from secateur.config.errors import InputError, require, say_error
 from secateur.config.reading import read_wheels
 from secateur.data.progress import progress_bar
 from secateur.data.texts import decode_text, find_strange
@@ -157,7 +157,7 @@ def read_dataset(dataset: DatasetSettings) -> Iterator[Row]:
     except InputError:
         raise
     except Exception as error:  # of the library and of those that it reads each format with
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = say_error(error)
         raise InputError(f"dataset {dataset.name}, split {dataset.split}: {reason}") from error
     logger.info("dataset %s: %d rows", dataset.name, count)
 

@@ -17,11 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from secateur.config.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # where there is none, nothing is locked
-    fcntl = None  # type: ignore[assignment]
+from secateur.data.locks import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +113,7 @@ class VectorStore:
             yield
             return
         try:
-            if fcntl is not None:
-                with suppress(OSError):  # a file system that cannot lock
-                    fcntl.flock(descriptor, fcntl.LOCK_EX if writing else fcntl.LOCK_SH)
+            wait_for(descriptor, alone=writing)
             yield
         finally:
             os.close(descriptor)

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from secateur.config.distillation import DistillationSettings
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.data.progress import is_watched
 from secateur.distillation.batches import LengthSampler, PairDataset
 from secateur.distillation.checkpoints import is_whole
@@ -230,7 +230,7 @@ class DistillationTrainer(Trainer):
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             if not is_whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            reason = getattr(error, "strerror", None) or say_error(error, 200)
             raise InputError(f"{folder}: the checkpoint cannot be written: {reason}") from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -8,7 +8,7 @@ from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.data.sources import read_lines
 from secateur.encoders.vectors import find_flaw
 
@@ -84,7 +84,7 @@ def open_array(path: Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # numpy reads the head as Python's literals, and fails as these do
-        raise InputError(f"{path}: not a whole .npy file of numbers: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: not a whole .npy file of numbers: {say_error(error, 200)}") from None
     if array.ndim != 2 or not array.size:
         raise InputError(f"{path}: an array of shape {array.shape}, not [sentences, dimension]")
     if not np.issubdtype(array.dtype, np.floating):

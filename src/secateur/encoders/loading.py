@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from secateur.config.choices import Dtype
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.config.teacher import TeacherSettings
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.modeling import PRUNED, find_family, find_layers
@@ -66,7 +66,7 @@ def load_encoder(settings: TeacherSettings, *, device: str = "cpu") -> TorchEnco
     except InputError:
         raise
     except Exception as error:  # a broken folder may raise anything in transformers, tokenizers or torch
-        raise InputError(f"{settings.model}: cannot be loaded as an encoder: {say(error)}") from error
+        raise InputError(f"{settings.model}: cannot be loaded as an encoder: {say_error(error)}") from error
     found = find_dtype(header) if header else name_dtype(transformer.dtype)
     dtype = found if settings.dtype == "auto" else settings.dtype
     first, length = check_sound(model, missing, origin=settings.model, tokenizer_file=find_tokenizer(settings.model))
@@ -103,7 +103,7 @@ def check_folder(folder: Path) -> None:
     try:
         read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder / 'config.json'}: cannot be read as JSON: {say(error)}") from None
+        raise InputError(f"{folder / 'config.json'}: cannot be read as JSON: {say_error(error)}") from None
     if not isinstance(read, dict):
         raise InputError(f"{folder / 'config.json'}: a model's config is a mapping, this is {type(read).__name__}")
 
@@ -157,7 +157,7 @@ def prepare_model(model: SentenceTransformer, *, dtype: Dtype, origin: str) -> T
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
     except Exception as error:  # modules that do not fit together raise what torch finds
-        raise InputError(f"{origin}: cannot embed a sentence: {say(error)}") from error
+        raise InputError(f"{origin}: cannot embed a sentence: {say_error(error)}") from error
     if not np.isfinite(vector).all():
         raise InputError(f"{origin}: the vector of a sentence is not finite")
     return encoder
@@ -195,7 +195,9 @@ def find_on_hub(name: str) -> None:
             return
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except HfHubHTTPError as error:
-        raise InputError(f"{name}: no such folder{name_like(name)}, and the model hub has none: {say(error)}") from None
+        raise InputError(
+            f"{name}: no such folder{name_like(name)}, and the model hub has none: {say_error(error)}"
+        ) from None
     except HFValidationError:
         raise InputError(f"{name}: no such folder{name_like(name)}, and no name of a model on the hub") from None
     except (HTTPError, OSError):
@@ -223,11 +225,6 @@ def name_like(name: str) -> str:
     there = [each.name for each in path.parent.iterdir() if each.is_dir()] if is_there(path.parent / ".") else []
     close = difflib.get_close_matches(path.name, there, n=1)
     return f" (did you mean {path.with_name(close[0])}?)" if close else ""
-
-
-def say(error: Exception) -> str:
-    """Return an error in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def read_model(settings: TeacherSettings) -> SentenceTransformer:

@@ -6,7 +6,7 @@ from threading import local
 
 import numpy as np
 
-from secateur.config.errors import InputError, require
+from secateur.config.errors import InputError, require, say_error
 from secateur.encoders.machine import count_cores
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # input_ids, attention_mask int64 [B, T] -> vectors [B, D]
@@ -37,7 +37,7 @@ def open_file(
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[*wanted, "CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise InputError(f"{path}: cannot be read as ONNX: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{path}: cannot be read as ONNX: {say_error(error)}") from error
     outputs = {each.name: each.shape for each in session.get_outputs()}
     if "sentence_embedding" not in outputs:
         raise InputError(f"{path}: has no output sentence_embedding; `secateur export` writes one that has")
@@ -61,7 +61,7 @@ def open_openvino(path: Path | bytes, threads: int | None) -> tuple[Run, int]:
         compiled = core.compile_model(core.read_model(source), "CPU", settings)
         dimension = int(compiled.output("sentence_embedding").get_partial_shape()[-1].get_length())
     except RuntimeError as error:
-        raise InputError(f"{path}: OpenVINO cannot run it: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{path}: OpenVINO cannot run it: {say_error(error)}") from error
     own = local()  # a request holds the inputs and outputs of one call, so each thread has its own
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.config.choices import Dtype
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.encoders.modeling import count_positions
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: Path, *, lowercase
     try:
         stored = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises Exception itself
-        raise InputError(f"{path}: cannot be read as a tokenizer: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: cannot be read as a tokenizer: {say_error(error, 200)}") from None
     flaw = find_template_flaw(json.loads(stored.to_str()).get("post_processor"))
     if flaw:
         raise InputError(f"{path}: its post_processor puts the token {flaw!r:.60} around a sentence, and names no such")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur import __version__
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.data.sources import read_table
-from secateur.encoders.loading import check_folder, is_there, name_like, say
+from secateur.encoders.loading import check_folder, is_there, name_like
 from secateur.export import checks, serving
 from secateur.export.findings import TEXTS, Check, Finding, Subject
 
@@ -48,7 +48,7 @@ def check_model(model: str | Path, *, pairs: Path | None = None) -> list[Finding
         subject.first.model.eval()
         subject.header.keys()
     except Exception as error:  # a broken folder may raise anything
-        findings.append(Finding("loading", "fail", say(error), "mend what is named, or save the model again"))
+        findings.append(Finding("loading", "fail", say_error(error), "mend what is named, or save the model again"))
     else:
         findings += run(LOADED, subject)
         if not any(finding.status == "fail" and finding.check != "hashes" for finding in findings):
@@ -64,7 +64,9 @@ def run(checks: Sequence[Check], subject: Subject) -> list[Finding]:
             findings += check(subject)
         except Exception as error:  # of a broken folder
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            findings.append(Finding(name, "fail", f"cannot be checked: {say(error)}", "mend or save the model again"))
+            findings.append(
+                Finding(name, "fail", f"cannot be checked: {say_error(error)}", "mend or save the model again")
+            )
     return findings
 
 

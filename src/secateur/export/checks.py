@@ -10,9 +10,9 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from transformers import AutoTokenizer
 
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.encoders.inference import PARITY
-from secateur.encoders.loading import find_missing, quiet_transformers, say
+from secateur.encoders.loading import find_missing, quiet_transformers
 from secateur.encoders.machine import Processor, read_processor
 from secateur.encoders.modeling import COUNTED, NAMES, PRUNED, count_positions
 from secateur.encoders.soundness import (
@@ -165,7 +165,7 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     try:
         model.encode(" ".join(["word"] * 2 * min(length, LONG)))
     except Exception as error:  # whatever a model does behind its last position
-        found = f"a sentence of {2 * min(length, LONG)} words ends in an error: {say(error)}"
+        found = f"a sentence of {2 * min(length, LONG)} words ends in an error: {say_error(error)}"
         yield Finding("length", "fail", found, "set model_max_length in tokenizer_config.json to what it can read")
         return
     if positions < alone <= OPEN_ENDED:

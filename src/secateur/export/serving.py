@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 from secateur.encoders import modeling
 from secateur.encoders.inference import OPENVINO, Encoder
-from secateur.encoders.loading import quiet_transformers, say
+from secateur.encoders.loading import quiet_transformers
 from secateur.encoders.modeling import PRUNED
 from secateur.export.findings import Finding, Status, Subject
 
@@ -112,7 +112,7 @@ def check_other_files(subject: Subject) -> Iterator[Finding]:
         try:
             cosine = compare_file(path, subject)
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
-            yield Finding(name, "fail", f"cannot be run: {say(error)}", "remove it, or export the model again")
+            yield Finding(name, "fail", f"cannot be run: {say_error(error)}", "remove it, or export the model again")
             continue
         found = f"not recorded by an export of secateur; lowest cosine to sentence-transformers' output {cosine:.4f}"
         if cosine >= LOW_COSINE:

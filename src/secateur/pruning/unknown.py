@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def copy_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     try:
         backend = deepcopy(tokenizer.backend_tokenizer)
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"the tokenizer cannot be copied or saved: {say(error)}") from None
+        raise InputError(f"the tokenizer cannot be copied or saved: {say_error(error, 200)}") from None
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -107,9 +107,5 @@ def encode(backend: Tokenizer, sentences: Sequence[str]) -> list[Any]:
     try:
         rows: list[Any] = backend.encode_batch(list(sentences), add_special_tokens=False)
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"the tokenizer cannot read the texts: {say(error)}") from None
+        raise InputError(f"the tokenizer cannot read the texts: {say_error(error, 200)}") from None
     return rows
-
-
-def say(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
