@@ -21,6 +21,7 @@ from secateur.data.pairs import Pairs
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.loading import load_encoder
 from secateur.encoders.modeling import find_layers, head_size
+from secateur.encoders.saving import save_encoder
 from secateur.pruning.selection import Kept
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,16 @@ def make_encoder(make_folder: Callable[..., Path]) -> MakeEncoder:
 def teacher(make_encoder: MakeEncoder) -> TorchEncoder:
     """A BERT of 3 layers x 4 heads of 8, 32 wide, 48 neurons, mean pooling."""
     return make_encoder()
+
+
+@pytest.fixture
+def place(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a user: `teacher`, `pairs.tsv` and a cache of its own."""
+    save_encoder(teacher, tmp_path / "teacher")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, MakeEncoder
+from conftest import MakeEncoder
 from test_planning import collect_inputs
 
 import secateur
@@ -40,15 +40,6 @@ from secateur.runs.evidence import check_corpus, check_teacher
 from secateur.runs.prune import adapt, say_costs
 
 HALF: dict[str, Any] = {"keep_heads": 0.5, "held_out": 0.3, "saliency_pairs": 8, "repair_sentences": 16}
-
-
-@pytest.fixture
-def place(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> Path:
-    save_encoder(teacher, tmp_path / "teacher")
-    (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
 
 
 def forbid(what: str) -> Callable[..., Any]:

@@ -23,21 +23,11 @@ from secateur.cli import main
 from secateur.config.distillation import DistillationSettings
 from secateur.data.pairs import Pairs
 from secateur.encoders.encoder import TorchEncoder
-from secateur.encoders.saving import save_encoder
 from secateur.runs import distill as distilling
 
 HALF = {"keep_heads": 0.5, "keep_neurons": 0.5, "held_out": 0.3, "saliency_pairs": 8, "repair_sentences": 16}
 FLAGS = ["--keep-heads", "0.5", "--keep-neurons", "0.5", "--held-out", "0.3", "--saliency-pairs", "8"]
 FLAGS += ["--repair-sentences", "16"]
-
-
-@pytest.fixture
-def place(tmp_path: Path, teacher: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> Path:
-    save_encoder(teacher, tmp_path / "teacher")
-    (tmp_path / "pairs.tsv").write_text("".join(f"{en}\t{ru}\n" for en, ru in SENTENCES), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
 
 
 def weights(student: secateur.Student) -> dict[str, Tensor]:
