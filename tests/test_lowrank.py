@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.modeling import LowRankEmbedding
 from secateur.encoders.saving import save_encoder
-from secateur.encoders.surgery import replace_transformer
+from secateur.encoders.surgery import fill_model, replace_transformer
 from secateur.pruning.lowrank import factorise_words
 
 
@@ -54,6 +54,20 @@ def test_frequent_pieces_are_kept_best(teacher: TorchEncoder) -> None:
         other = new.word_embeddings(ids) + new.position_embeddings.weight[0]
     torch.testing.assert_close(other[40:46], one[40:46], rtol=0, atol=1e-2)
     assert (other - one).abs().max() > 0.1
+
+
+def test_rows_that_stand_for_no_token_do_not_matter(teacher: TorchEncoder, sentences: list[str]) -> None:
+    """As of multilingual-e5-small: 250,037 rows of word embeddings, 250,002 tokens."""
+    lowered, count = lower(teacher, 5), len(teacher.tokenizer)
+    weights = np.random.default_rng(0).random(count)
+    shape = deepcopy(lowered.transformer.config)
+    shape.vocab_size = count + 7
+    state = dict(lowered.transformer.state_dict())
+    words = "embeddings.word_embeddings.weight"
+    state[words] = torch.cat([state[words], torch.full((7, 32), 50.0)])
+    filled = fill_model(shape, state, has_pooler=False, like=lowered.transformer)
+    student = factorise_words(replace_transformer(lowered, filled), 5, weights)
+    np.testing.assert_allclose(embed(student, sentences), embed(lowered, sentences), atol=1e-4)
 
 
 def test_a_rank_that_saves_nothing_is_refused(teacher: TorchEncoder) -> None:

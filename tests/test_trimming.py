@@ -22,8 +22,9 @@ from secateur.encoders.loading import load_encoder
 from secateur.encoders.saving import save_encoder
 from secateur.encoders.surgery import replace_tokenizer
 from secateur.pruning.spelling import Pieces, read_vocabulary, spell_best, spell_greedily
-from secateur.pruning.tokenizer import cut_tokenizer, tokenize
+from secateur.pruning.tokenizer import cut_tokenizer
 from secateur.pruning.trimming import choose_pieces, fold_vectors, measure_coverage, trim_vocabulary, weigh_pieces
+from secateur.pruning.unknown import copy_backend, encode
 
 RUBERT = ROOT / "../shared/tokenizers/rubert-tiny2"
 PAIRS = ROOT / "../shared/data/pairs/train.en-ru.tsv.gz"
@@ -53,6 +54,11 @@ def unigram() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **roles, unk_token="<unk>", pad_token="<pad>")
 
 
+def read(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> list[list[int]]:
+    """Return the tokens of sentences, without special tokens."""
+    return [row.ids for row in encode(copy_backend(tokenizer), sentences)]
+
+
 def test_sentences_whose_pieces_all_survive_keep_their_vector_bit_for_bit(
     teacher: TorchEncoder, sentences: list[str], tmp_path: Path
 ) -> None:
@@ -60,7 +66,7 @@ def test_sentences_whose_pieces_all_survive_keep_their_vector_bit_for_bit(
     trimmed = trim_vocabulary(teacher, texts, 190, fold=False)
     student = trimmed.encoder
     assert len(student.tokenizer) == 190 < len(teacher.tokenizer)
-    rows = [row for part in tokenize(teacher.tokenizer, sentences) for row in part]
+    rows = read(teacher.tokenizer, sentences)
     whole = [text for text, row in zip(sentences, rows, strict=True) if set(row) <= set(trimmed.kept)]
     assert 8 <= len(whole) < len(sentences)
     assert np.array_equal(embed(student, whole), embed(teacher, whole))
@@ -135,13 +141,13 @@ def test_the_cost_of_a_piece_is_its_weight_times_its_distance_from_what_spells_i
 def test_folded_vectors_solve_the_least_squares() -> None:
     generator = np.random.default_rng(0)
     vectors, weights = torch.from_numpy(generator.normal(size=(6, 3))), np.array([0.3, 0.1, 0.2, 0.2, 0.1, 0.1])
-    parts = {4: (0, 1), 5: (1, 1, 2), 3: ()}
+    parts = {4: (0, 1), 5: (1, 1, 2)}
     folded = fold_vectors(vectors, weights, (0, 1, 2), parts)
     A = np.array([[1 / 2, 1 / 2, 0], [0, 2 / 3, 1 / 3]])
     roots = np.sqrt(np.concatenate([weights[:3], weights[[4, 5]]]))[:, None]
     stacked, wanted = roots * np.vstack([np.eye(3), A]), roots * vectors.numpy()[[0, 1, 2, 4, 5]]
     np.testing.assert_allclose(folded.numpy(), np.linalg.lstsq(stacked, wanted, rcond=None)[0], atol=1e-5)
-    assert torch.equal(fold_vectors(vectors, weights, (0, 1, 2), {3: ()}), vectors[:3])
+    assert torch.equal(fold_vectors(vectors, weights, (0, 1, 2), {}), vectors[:3])
 
 
 def test_spelling_is_the_tokenizers_own(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> None:
@@ -221,8 +227,8 @@ def test_a_real_vocabulary_reads_unseen_text_of_the_kept_languages_without_new_u
     for language in measure_coverage(old, cut, unseen, kept):
         assert language.unknown_after == language.unknown_before
         assert language.pieces_before < language.pieces_after < 1.4 * language.pieces_before
-    whole = [row for rows in tokenize(old, unseen["en"]) for row in rows]
-    again = [row for rows in tokenize(cut, unseen["en"]) for row in rows]
+    whole = read(old, unseen["en"])
+    again = read(cut, unseen["en"])
     survived = [(before, after) for before, after in zip(whole, again, strict=True) if set(before) <= set(kept)]
     assert survived
     assert all([kept[number] for number in after] == before for before, after in survived)
@@ -270,7 +276,7 @@ def test_what_the_config_names_by_number_goes_with_its_token(
         config.pad_token_id == student.tokenizer.pad_token_id == student.transformer.get_input_embeddings().padding_idx
     )
     assert config.bos_token_id is None
-    rows = [row for part in tokenize(late, sentences) for row in part]
+    rows = read(late, sentences)
     whole = [text for text, row in zip(sentences, rows, strict=True) if set(row) <= set(kept)]
     assert len(whole) >= 8
     assert np.array_equal(embed(student, whole), embed(teacher, whole))

@@ -60,7 +60,7 @@ class PlanningInputs:
     @cached_property
     def weights(self) -> np.ndarray:
         """How often those texts have each token of the teacher, float64 [tokens]."""
-        return weigh_pieces(fast_tokenizer(self.teacher), self.texts)
+        return weigh_pieces(fast_tokenizer(self.teacher), self.texts, prompt=self.teacher.prompt)
 
     @cached_property
     def calibration(self) -> list[str]:
@@ -71,7 +71,7 @@ class PlanningInputs:
         """Return how often those texts have each token of an encoder, float64 [tokens]."""
         if encoder.tokenizer is self.teacher.tokenizer:
             return self.weights
-        return weigh_pieces(fast_tokenizer(encoder), self.texts)
+        return weigh_pieces(fast_tokenizer(encoder), self.texts, prompt=encoder.prompt)
 
     @cached_property
     def layer_order(self) -> tuple[int, ...]:

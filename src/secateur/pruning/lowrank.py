@@ -32,7 +32,8 @@ def factorise_words(encoder: TorchEncoder, rank: int, weights: np.ndarray) -> To
         raise ValueError(f"rank {rank} is not between 1 and {hidden - 1}")
     state = dict(transformer.state_dict())
     vectors = state.pop(f"{WORDS}.weight").double().cpu()  # [tokens, hidden]
-    w = torch.from_numpy(floor_weights(weights))
+    w = vectors.new_zeros(len(vectors))  # rows behind the last token stand for none
+    w[: len(weights)] = torch.from_numpy(floor_weights(weights))
     mean = (w[:, None] * vectors).sum(dim=0) / w.sum()
     rest = vectors - mean
     _, axes = torch.linalg.eigh(rest.T @ (w[:, None] * rest))  # ascending

@@ -1,7 +1,7 @@
 """Tokenizers with fewer tokens, numbered anew."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,6 @@ from secateur.config.errors import InputError
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.modeling import WORDS, count_heads, count_neurons, first_position
 from secateur.encoders.surgery import fill_model, replace_tokenizer, replace_transformer, resize_config
-from secateur.pruning.unknown import copy_backend, encode
 
 
 def fast_tokenizer(encoder: TorchEncoder) -> PreTrainedTokenizerFast:
@@ -22,15 +21,6 @@ def fast_tokenizer(encoder: TorchEncoder) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"vocabulary: a {type(tokenizer).__name__} cannot be trimmed: it is not a fast tokenizer")
     return tokenizer
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str], step: int = 4_096
-) -> Iterable[list[list[int]]]:
-    """Yield the tokens of sentences, whole and without special tokens, some thousand sentences at a time."""
-    backend = copy_backend(tokenizer)
-    for start in range(0, len(sentences), step):
-        yield [row.ids for row in encode(backend, sentences[start : start + step])]
 
 
 def replace_pieces(encoder: TorchEncoder, kept: Sequence[int], rows: Tensor) -> TorchEncoder:

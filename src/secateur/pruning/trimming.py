@@ -15,7 +15,7 @@ vectors x of the kept tokens are the weighted least squares
 Without folding, sentences without unknown tokens whose tokens were all kept have bit for bit their old vector.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,7 +31,8 @@ from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.modeling import first_position
 from secateur.pruning.lowrank import floor_weights
 from secateur.pruning.spelling import Pieces, find_needed, find_ours, find_unsafe, read_vocabulary
-from secateur.pruning.tokenizer import fast_tokenizer, named_numbers, replace_pieces, tokenize
+from secateur.pruning.tokenizer import fast_tokenizer, named_numbers, replace_pieces
+from secateur.pruning.units import count_tokens, count_units, read_units
 from secateur.pruning.unknown import check_known, unknown_number
 
 
@@ -77,16 +78,16 @@ def trim_vocabulary(
     check_rows(pieces, vectors)
     if weights is None:
         check_known(tokenizer, texts)
-        weights = weigh_pieces(tokenizer, texts)
+        weights = weigh_pieces(tokenizer, texts, prompt=encoder.prompt)
     if size >= len(tokenizer):
         every = tuple(range(len(tokenizer)))
         return Trimmed(encoder if size >= len(vectors) else replace_pieces(encoder, every, vectors[list(every)]), every)
     kept = choose_pieces(tokenizer, pieces, weights, vectors, texts, size, also=find_fixed(encoder))
     known = set(kept)
-    parts = {piece: pieces.spell(piece, known) for piece in np.flatnonzero(weights).tolist() if piece not in known}
     rows = vectors[torch.tensor(kept)]
     if fold:
-        rows = fold_vectors(vectors, weights, kept, parts)
+        cut = (piece for piece in np.flatnonzero(weights).tolist() if piece not in known)
+        rows = fold_vectors(vectors, weights, kept, spell_all(pieces, cut, known))
     return Trimmed(replace_pieces(encoder, kept, rows), kept)
 
 
@@ -105,10 +106,28 @@ def check_rows(pieces: Pieces, vectors: Tensor) -> None:
 
 
 def find_fixed(encoder: TorchEncoder) -> set[int]:
-    """Return the tokens that the config names by number, and those before the padding where positions hang on it."""
+    """Return the tokens that the config names by number, those before the padding where positions hang on it, and those
+    of the model's prompts."""
     config = encoder.transformer.config
     count = len(encoder.tokenizer)
-    return named_numbers(config.to_dict(), count) | set(range(min(first_position(config), count)))
+    prompts = [prompt for prompt in encoder.model.prompts.values() if prompt]
+    read = {number for prompt in prompts for number in encoder.tokenizer(prompt)["input_ids"]}
+    return named_numbers(config.to_dict(), count) | set(range(min(first_position(config), count))) | read
+
+
+def drop_unread(encoder: TorchEncoder, sentences: Iterable[str], weights: np.ndarray) -> TorchEncoder:
+    """Return an encoder without the tokens that neither `sentences` nor any text of positive `weights` [tokens] have.
+
+    Of a vocabulary for a hundred languages most tokens are none of the texts'. The vectors of these texts stay bit for
+    bit: a text whose tokens are all kept is read as before. What a text may need (`find_needed`) stays as well.
+    """
+    tokenizer = fast_tokenizer(encoder)
+    pieces = read_vocabulary(tokenizer)
+    texts = {"": [encoder.prompt + sentence for sentence in sentences]}
+    read = count_tokens(tokenizer, count_units([tokenizer], texts[""])) + weights
+    ours = find_ours(tokenizer, pieces, texts)
+    kept = tuple(sorted({*np.flatnonzero(read).tolist(), *find_needed(pieces, ours.promised), *find_fixed(encoder)}))
+    return encoder if len(kept) == len(tokenizer) else replace_pieces(encoder, kept, word_vectors(encoder)[list(kept)])
 
 
 def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
@@ -119,20 +138,19 @@ def check_texts(texts: Mapping[str, Sequence[str]]) -> None:
             raise InputError(f"vocabulary: language {language} has no text")
 
 
-def weigh_pieces(tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return each token's share of a language's tokens, averaged over the languages, float64 [tokens]."""
+def weigh_pieces(
+    tokenizer: PreTrainedTokenizerFast, texts: Mapping[str, Sequence[str]], *, prompt: str = ""
+) -> np.ndarray:
+    """Return each token's share of a language's tokens, averaged over the languages, float64 [tokens].
+
+    `prompt` stands before every sentence.
+    """
     weights = np.zeros(len(tokenizer))
     for sentences in texts.values():
-        counts = count_pieces(tokenizer, sentences)
+        read = [prompt + sentence for sentence in sentences] if prompt else sentences
+        counts = count_tokens(tokenizer, count_units([tokenizer], read))
         weights += counts / max(counts.sum(), 1) / len(texts)
     return weights
-
-
-def count_pieces(tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str]) -> np.ndarray:
-    counts = np.zeros(len(tokenizer), np.int64)
-    for rows in tokenize(tokenizer, sentences):
-        counts += np.bincount(np.fromiter((number for row in rows for number in row), np.int64), minlength=len(counts))
-    return counts
 
 
 def choose_pieces(
@@ -153,13 +171,28 @@ def choose_pieces(
             f"vocabulary: {size} tokens asked for, but {explain(pieces, ours.promised, texts)} are {len(needed)}"
         )
     by_weight = set(keep_best(weights, needed, size))
-    costs = weights.copy()
-    costs[[number for number in range(len(costs)) if number not in ours.written and not weights[number]]] = -1.0
-    for piece in np.flatnonzero(weights):
-        spelling = pieces.spell(int(piece), by_weight)
-        if spelling:
-            costs[piece] *= (vectors[piece] - vectors[list(spelling)].mean(dim=0)).square().sum().item()
+    spelt = spell_all(pieces, np.flatnonzero(weights).tolist(), by_weight)
+    costs = np.where(weights > 0, weights, -1.0)
+    costs[list(ours.written)] = np.maximum(costs[list(ours.written)], 0.0)
+    used = sorted({*spelt, *(number for spelling in spelt.values() for number in spelling)})
+    rows = vectors[torch.tensor(used, dtype=torch.long)].double().numpy()  # [used, D]
+    place = {number: row for row, number in enumerate(used)}
+    gaps = rows[[place[number] for number in spelt]] - average_rows(spelt.values(), place) @ rows
+    costs[list(spelt)] *= np.square(gaps).sum(axis=1)
     return keep_best(costs, needed, size)
+
+
+def spell_all(pieces: Pieces, cut: Iterable[int], kept: set[int]) -> dict[int, tuple[int, ...]]:
+    """Return the kept tokens that spell each token, without those that nothing spells."""
+    found = {number: pieces.spell(number, kept) for number in cut}
+    return {number: spelling for number, spelling in found.items() if spelling}
+
+
+def average_rows(spellings: Collection[Sequence[int]], place: Mapping[int, int]) -> csr_array:
+    """Return the matrix [spellings, places] that averages each spelling's rows; a token that comes twice adds up."""
+    entries = [(row, place[number], 1 / len(s)) for row, s in enumerate(spellings) for number in s]
+    rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
+    return csr_array((values, (rows, columns)), shape=(len(spellings), len(place)))
 
 
 def explain(pieces: Pieces, ours: Set[int], texts: Mapping[str, Sequence[str]]) -> str:
@@ -180,28 +213,23 @@ def keep_best(costs: np.ndarray, needed: set[int], size: int) -> tuple[int, ...]
 
 
 def word_vectors(encoder: TorchEncoder) -> Tensor:
-    """Return the vector of every token, float64 [tokens, D]; of low-rank embeddings the narrow ones."""
+    """Return the vector of every token [tokens, D], not copied; of low-rank embeddings the narrow ones."""
     words = cast(nn.Embedding, encoder.transformer.get_input_embeddings())
-    return words.weight.detach().double().cpu()
+    return words.weight.detach().cpu()
 
 
 def fold_vectors(
-    vectors: Tensor, weights: np.ndarray, kept: Sequence[int], parts: Mapping[int, tuple[int, ...]]
+    vectors: Tensor, weights: np.ndarray, kept: Sequence[int], spelt: Mapping[int, Sequence[int]]
 ) -> Tensor:
-    """Return the kept tokens' vectors [kept, D] after the least squares of the module's docstring."""
-    place = {number: row for row, number in enumerate(kept)}
-    spelt = {piece: spelling for piece, spelling in parts.items() if spelling}
+    """Return the kept tokens' vectors, float64 [kept, D], after the least squares of the module's docstring."""
+    start = vectors[torch.tensor(kept)].double()
     if not spelt:
-        return vectors[torch.tensor(kept)]
-    entries = [(row, place[number], 1 / len(s)) for row, s in enumerate(spelt.values()) for number in s]
-    rows, columns, values = (np.array(each) for each in zip(*entries, strict=True))
-    shape = (len(spelt), len(kept))
-    A = csr_array((values, (rows, columns)), shape=shape)  # a token that comes twice adds up
+        return start
+    A = average_rows(spelt.values(), {number: row for row, number in enumerate(kept)})
     own = floor_weights(weights[list(kept)])
     lost = weights[list(spelt)]
     system = diags_array(own) + A.T @ diags_array(lost) @ A  # [kept, kept], sparse, symmetric, positive definite
-    start = vectors[torch.tensor(kept)].numpy()  # [kept, D]
-    wanted = own[:, None] * start + A.T @ (lost[:, None] * vectors[torch.tensor(list(spelt))].numpy())
+    wanted = own[:, None] * start.numpy() + A.T @ (lost[:, None] * vectors[torch.tensor(list(spelt))].double().numpy())
     factors = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     return torch.from_numpy(factors.solve(wanted))
 
@@ -213,25 +241,24 @@ def measure_coverage(
     kept: Sequence[int],
 ) -> tuple[Coverage, ...]:
     """Return what became of each language's text."""
+    old_number = np.array(kept)
+    unknown = unknown_number(before), unknown_number(after)
     report = []
     for language, sentences in texts.items():
+        units = count_units([before, after], sentences)
+        changed: set[str] = set()
+        pieces, lost = [0, 0], [0, 0]
+        for (part, old), (_, new) in zip(read_units(before, units), read_units(after, units), strict=True):
+            for unit, *rows in zip(part, old, new, strict=True):
+                count = units.counts[unit]
+                for side, row in enumerate(rows):
+                    pieces[side] += count * len(row)
+                    lost[side] += count * row.count(cast(int, unknown[side]))
+                if rows[0] != old_number[rows[1]].tolist():
+                    changed.add(unit)
         words = sum(len(sentence.split()) for sentence in sentences)
-        old = [row for rows in tokenize(before, sentences) for row in rows]
-        new = [row for rows in tokenize(after, sentences) for row in rows]
-        same = sum(a == [kept[number] for number in b] for a, b in zip(old, new, strict=True))
-        report.append(
-            Coverage(
-                language,
-                pieces_before=sum(map(len, old)) / max(words, 1),
-                pieces_after=sum(map(len, new)) / max(words, 1),
-                unknown_before=count_unknown(before, old),
-                unknown_after=count_unknown(after, new),
-                survived=same / max(len(old), 1),
-            )
-        )
+        same = sum(changed.isdisjoint(units.split(sentence)) for sentence in sentences)
+        survived = same / max(len(sentences), 1)
+        before_after = [each / max(words, 1) for each in pieces]
+        report.append(Coverage(language, before_after[0], before_after[1], lost[0], lost[1], survived))
     return tuple(report)
-
-
-def count_unknown(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[int]]) -> int:
-    unknown = unknown_number(tokenizer)
-    return 0 if unknown is None else sum(row.count(unknown) for row in rows)
