@@ -14,7 +14,7 @@ from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.modeling import find_layers, layer_names
 from secateur.encoders.surgery import replace_transformer
 from secateur.pruning.least_squares import Moments
-from secateur.pruning.refits import refit_norm, refit_projection, refit_readers
+from secateur.pruning.refits import refit_norm, refit_projection, refit_readers, standardise
 from secateur.pruning.repair import Half, repair, split_layer
 from secateur.pruning.selection import Kept
 from secateur.pruning.slicing import slice_encoder
@@ -139,7 +139,7 @@ def test_the_refit_norm_is_one_line_per_channel(batches: tuple[Tensor, Tensor]) 
     sums, targets = batches
     norm = toy_half(torch.Generator().manual_seed(1)).norm
     before = deepcopy(norm)
-    refit_norm(norm, list(sums.split(2)), list(targets.split(2)), None, SETTINGS)
+    refit_norm(norm, list(sums.split(2)), [standardise(each, norm) for each in targets.split(2)], None, SETTINGS)
     plain = nn.LayerNorm(4)
     for channel in range(4):
         found, wanted = (plain(values)[..., channel : channel + 1] for values in (sums, targets))

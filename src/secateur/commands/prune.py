@@ -32,8 +32,8 @@ GROUPS = {  # a group of options: the option, its placeholder
     },
     "how": {
         "held_out": "FRACTION", "saliency_pairs": "N", "repair_sentences": "N", "rounds": "N", "criterion": "",
-        "ranking": "", "layer_choice": "", "round_neurons_to": "N", "pooling": "", "max_length": "N", "dtype": "",
-        "seed": "N",
+        "ranking": "", "layer_choice": "", "round_neurons_to": "N", "prompts": "", "pooling": "", "max_length": "N",
+        "dtype": "", "seed": "N",
     },
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ Precision = Literal["auto", "float32", "bf16"]  # auto: bf16 where the processor
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 Pooling = Literal["auto", "pooler", "cls", "mean"]  # auto: what the folder's modules say
+Prompts = Literal["keep", "fold", "token"]  # what becomes of a teacher's prompts in its student
 Criterion = Literal["similarity", "output", "both", "taylor_weight", "magnitude", "random"]
 Runtime = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]  # what runs an encoder
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)

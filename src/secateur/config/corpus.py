@@ -37,6 +37,13 @@ class CorpusSettings:
             "Files of pairs: a .tsv or .tsv.gz file, or [English text, Russian text] with a sentence on each line."
         ),
     )
+    texts: tuple[tuple[Name, Name], ...] = Field(
+        default=(),
+        description=(
+            "[English text, Russian text] with a sentence on each line that are not translations of each other: they "
+            "serve as single sentences."
+        ),
+    )
     datasets: tuple[DatasetSettings, ...] = Field(default=(), description="Hugging Face data sets of pairs.")
     catalogs: tuple[Wheel, ...] = Field(
         default=(), description="Translations inside pinned wheels, or a YAML file that lists such wheels."
@@ -60,6 +67,14 @@ class CorpusSettings:
         description="The fewest words on each side of a pair; a shorter pair still serves as two single sentences.",
     )
     max_words: Positive = Field(default=64, description="The most words on each side; a longer pair is left out.")
+    passages: Count = Field(
+        default=0,
+        description=(
+            "How many long texts are made of training pairs that stand one after the other in their source, joined; "
+            "the name of their source is `passages`."
+        ),
+    )
+    passage_words: Positive = Field(default=250, description="The most words of such a text; the fewest are 40.")
     max_per_source: dict[str, Count] = Field(
         default_factory=dict,
         description="The most rows taken from a source, by its name; `*` stands for every source not named.",

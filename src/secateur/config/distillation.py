@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from secateur.config.choices import Precision
+from secateur.config.errors import InputError
 from secateur.config.values import FROZEN, Above, Count, Fraction, Positive, Weight
 
 
@@ -37,6 +38,23 @@ class DistillationSettings:
     )
     w_output: Weight = Field(default=0.5, description="The weight of output matching in the loss.")
     temperature: Above = Field(default=0.05, description="The temperature of the contrastive loss.")
+    w_relations: Weight = Field(
+        default=0.0,
+        description=(
+            "The weight of matching how near each sentence of a batch is to the others: the teacher's nearest "
+            "neighbours count most, so that what retrieval finds stays the same. Needs `matching: embedding`."
+        ),
+    )
+    relation_temperature: Above = Field(
+        default=0.05, description="The temperature of the relations: the lower, the more the nearest neighbours count."
+    )
+    source_prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description=(
+            "Which of the teacher's prompts stands before the rows of a source, by its name, such as `passages: "
+            "passage`; a source not named: the teacher's default prompt."
+        ),
+    )
     weight_decay: Weight = Field(default=0.01, description="AdamW's weight decay.")
     warmup_steps: Count = Field(
         default=0, description="How many steps the learning rate rises before the schedule begins."
@@ -76,3 +94,7 @@ class DistillationSettings:
             "Which student is kept: the best by held-out cosine, the student before training among them, or the last."
         ),
     )
+
+    def __post_init__(self) -> None:
+        if self.w_relations and self.matching != "embedding":
+            raise InputError("w_relations: relations are matched between sentence vectors; set matching to embedding")

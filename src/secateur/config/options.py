@@ -32,6 +32,7 @@ PRUNE = {  # the option of `prune`: the recipe's key
     "rounds": "budget.rounds",
     "ranking": "budget.ranking",
     "layer_choice": "budget.layer_choice",
+    "prompts": "prompts",
     "round_neurons_to": "budget.round_neurons_to",
     "pooling": "teacher.pooling",
     "max_length": "teacher.max_length",

@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from secateur.config.choices import Device
+from secateur.config.choices import Device, Prompts
 from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
+from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings, ValidationSettings
 from secateur.config.pruning import BudgetSettings, RepairSettings, SaliencySettings
 from secateur.config.student import StudentSettings
@@ -40,6 +41,19 @@ class PruningRecipe(Recipe):
     saliency: SaliencySettings = Field(description="How heads and neurons are scored.")
     budget: BudgetSettings = Field(description="What the student keeps and what it may cost.")
     repair: RepairSettings = Field(description="How the weights that are left are refitted.")
+    prompts: Prompts = Field(
+        default="keep",
+        description=(
+            "What becomes of the teacher's prompts, which it always reads: keep puts them before the student's "
+            "sentences too; fold lets the student read the bare sentence, some tokens fewer, with one vector for every "
+            "use; token puts one token in the place of each prompt."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.prompts != "keep" and self.distillation.matching == "tokens":
+            raise InputError(f"prompts: {self.prompts} gives the student other tokens than the teacher's, which "
+                             "distillation.matching: tokens compares")  # fmt: skip
 
 
 @dataclass(frozen=True, config=FROZEN, kw_only=True)

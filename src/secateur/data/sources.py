@@ -58,6 +58,19 @@ def read_aligned(en_path: Path, ru_path: Path) -> list[Row]:
     return [Row(*sides, name) for sides in zip(en, ru, strict=True)]
 
 
+def read_texts(en_path: Path, ru_path: Path) -> list[Row]:
+    """Read an English and a Russian text that are not translations of each other, a sentence on each line.
+
+    The n-th longest lines of both are a row, so that what is read in one batch is of like length; the shorter text
+    starts again where it ends.
+    """
+    sides = [sorted((line for line in read_lines(path) if line.strip()), key=len) for path in (en_path, ru_path)]
+    count = max(map(len, sides))
+    logger.info("%s, %s: %d and %d sentences", en_path, ru_path, *map(len, sides))
+    en, ru = ([side[row * len(side) // count] for row in range(count)] for side in sides)
+    return [Row(*pair, source_name(en_path), translated=False) for pair in zip(en, ru, strict=True)]
+
+
 def name_sources(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Return files as keys of a corpus: lists of catalogs end in .yaml, the rest is one table or two aligned texts.
 

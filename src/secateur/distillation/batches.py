@@ -22,6 +22,17 @@ def check_batch(weights: np.ndarray, settings: DistillationSettings) -> None:
         raise InputError(f"distillation.batch_size: {settings.batch_size} exceeds the corpus's {drawn} rows")
 
 
+def group_by_prompt(pairs: Pairs, source_prompts: Mapping[str, str]) -> dict[str | None, list[int]]:
+    """Return the sentences that each prompt is put before, by their numbers: English ones first, then Russian ones.
+
+    None: the default prompt, or none.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for number, source in enumerate([*pairs.source, *pairs.source]):
+        groups.setdefault(source_prompts.get(source), []).append(number)
+    return groups
+
+
 class PairDataset(Dataset[int]):
     """Pairs tokenised once; an item is a row number, and `collate` turns row numbers into a batch."""
 
@@ -32,12 +43,19 @@ class PairDataset(Dataset[int]):
         targets: Targets | None,
         max_length: int,
         source_weights: Mapping[str, float] = MappingProxyType({}),
+        source_prompts: Mapping[str, str] = MappingProxyType({}),
     ):
         self.encoder = encoder
         self.targets = targets
         self.paired = torch.tensor(pairs.paired)
         reader = encoder.limited(min(max_length, encoder.max_length))
-        self.pieces = [np.array(row, np.int32) for row in tokenize(reader, [*pairs.en, *pairs.ru])]
+        sentences = [*pairs.en, *pairs.ru]
+        self.pieces = [np.empty(0, np.int32)] * len(sentences)
+        for name, rows in group_by_prompt(pairs, source_prompts).items():
+            for row, pieces in zip(
+                rows, tokenize(reader.prompted(name), [sentences[row] for row in rows]), strict=True
+            ):
+                self.pieces[row] = np.array(pieces, np.int32)
         lengths = np.array([len(row) for row in self.pieces])
         self.lengths = np.maximum(lengths[: len(pairs.en)], lengths[len(pairs.en) :])
         self.weights = pairs.weigh(source_weights)

@@ -46,14 +46,16 @@ def check_training(
     check_precision(student.device, settings)
     if teacher is not None:
         check_match(student, teacher, settings)
+        check_prompts(teacher, settings)
 
 
 def check_sources(pairs: Pairs, settings: DistillationSettings) -> None:
     """Raise InputError for a weight of a source that is not there."""
-    unknown = sorted(settings.source_weights.keys() - set(pairs.source))
-    if unknown:
-        known = ", ".join(sorted(set(pairs.source)))
-        raise InputError(f"distillation.source_weights: no source {unknown[0]}; there are {known}")
+    for key, named in (("source_weights", settings.source_weights), ("source_prompts", settings.source_prompts)):
+        unknown = sorted(named.keys() - set(pairs.source))
+        if unknown:
+            known = ", ".join(sorted(set(pairs.source)))
+            raise InputError(f"distillation.{key}: no source {unknown[0]}; there are {known}")
 
 
 def check_teacher(teacher: TorchEncoder | None, settings: DistillationSettings) -> None:
@@ -80,6 +82,17 @@ def check_length(student: TorchEncoder, settings: DistillationSettings) -> None:
             f"distillation.max_length: {settings.max_length} leaves no token to a sentence beside {around} special "
             f"tokens and {before} of the prompt"
         )
+
+
+def check_prompts(teacher: TorchEncoder, settings: DistillationSettings) -> None:
+    """Raise InputError for a prompt that the teacher does not have, or whose tokens its pooling leaves out."""
+    for source, name in settings.source_prompts.items():
+        key = f"distillation.source_prompts.{source}: {name}"
+        if not teacher.model.prompts.get(name):
+            known = ", ".join(name for name, text in teacher.model.prompts.items() if text) or "none"
+            raise InputError(f"{key}: the teacher has no prompt of this name; there are {known}")
+        if teacher.prompted(name).prompt_length != teacher.prompt_length:
+            raise InputError(f"{key}: the teacher's pooling leaves another number of tokens out than by default")
 
 
 def check_precision(device: torch.device, settings: DistillationSettings) -> None:

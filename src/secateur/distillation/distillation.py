@@ -98,7 +98,10 @@ def distill(
     trained = replace_transformer(student, deepcopy(student.transformer))
     set_dropout(trained, settings.dropout)
     trainer = DistillationTrainer(
-        trained, teacher, PairDataset(trained, pairs, targets, settings.max_length, settings.source_weights), settings,
+        trained, teacher,
+        PairDataset(
+            trained, pairs, targets, settings.max_length, settings.source_weights, settings.source_prompts
+        ), settings,
         folder=folder / "checkpoints", seed=seed, validate=validate, log_metrics=log_metrics, callbacks=callbacks,
     )  # fmt: skip
     train(trainer, folder, checkpoint)

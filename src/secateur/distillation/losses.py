@@ -6,7 +6,7 @@ vectors of a pair together, output matching pulls the student towards its teache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 
 def similarity_mse(en: Tensor, ru: Tensor) -> Tensor:
@@ -34,6 +34,20 @@ def similarity_contrastive(
 def match_embedding(student: Tensor, teacher: Tensor) -> Tensor:
     """Return |s_i - t_i|^2 = 2 (1 - <s_i, t_i>) for each sentence [B], from unit vectors [B, D]."""
     return (student - teacher).square().sum(dim=-1)
+
+
+def match_relations(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Return, for each sentence i of a batch, temperature^2 * KL(p_i || q_i) [B], from unit vectors [B, D].
+
+    p_i = softmax over j of <t_i, t_j> / temperature, the teacher's, and q_i the student's, j any other sentence of the
+    batch (relational distillation after Park et al. 2019, as distributions over neighbours after Hinton & Roweis 2002).
+    The square keeps the gradients' size when the temperature changes (Hinton et al. 2015). Of a batch of one it is 0.
+    """
+    itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    lowest = -1e4  # far below any similarity over a temperature, and still a number in half precision
+    wanted = (teacher @ teacher.T / temperature).masked_fill(itself, lowest).log_softmax(dim=-1)
+    found = (student @ student.T / temperature).masked_fill(itself, lowest).log_softmax(dim=-1)
+    return temperature**2 * kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1)
 
 
 def match_tokens(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

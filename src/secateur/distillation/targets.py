@@ -45,6 +45,34 @@ class Targets:
         return np.asarray(self.vectors[self.places[rows]]).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class SortedTargets(Targets):
+    """Targets of several readings, one after the other: sentence i has row places[i] of them all laid end to end."""
+
+    parts: tuple[Targets, ...] = ()
+
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return float32 vectors [len(rows), D] of unit length up to the rounding of float16."""
+        places = self.places[rows]
+        found = np.empty((len(places), self.vectors.shape[1]), np.float32)
+        start = 0
+        for part in self.parts:
+            inside = (start <= places) & (places < start + len(part))
+            found[inside] = part[places[inside] - start]
+            start += len(part)
+        return found
+
+
+def sort_targets(parts: Sequence[Targets], groups: Sequence[Sequence[int]]) -> Targets:
+    """Return as one what several groups of sentences, by their numbers, were embedded to."""
+    if len(parts) == 1:
+        return parts[0]
+    order = np.concatenate([np.asarray(group, np.int64) for group in groups])
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return SortedTargets(parts[0].vectors, places, tuple(parts))
+
+
 def embed_corpus(source: VectorSource, sentences: Sequence[str], cache: Path, *, progress: str = "") -> Targets:
     """Return a teacher's unit vectors of these sentences, computing only those the cache lacks.
 

@@ -23,7 +23,13 @@ from secateur.data.progress import is_watched
 from secateur.distillation.batches import LengthSampler, PairDataset
 from secateur.distillation.checkpoints import is_whole
 from secateur.distillation.checks import check_split
-from secateur.distillation.losses import match_embedding, match_tokens, similarity_contrastive, similarity_mse
+from secateur.distillation.losses import (
+    match_embedding,
+    match_relations,
+    match_tokens,
+    similarity_contrastive,
+    similarity_mse,
+)
 from secateur.distillation.processes import gather_pairs
 from secateur.encoders.device import pick_precision
 from secateur.encoders.encoder import TorchEncoder, encode
@@ -92,7 +98,7 @@ class DistillationTrainer(Trainer):
             parameter.requires_grad_(parameter.numel() > 0)  # a layer without heads has empty matrices
         self.settings, self.student, self.teacher, self.rows = settings, student, teacher, dataset
         self.validate, self.log_metrics = validate, log_metrics
-        self.terms, self.parts = torch.zeros(2), 0
+        self.terms, self.parts = torch.zeros(len(TERMS)), 0
         self.flawed = torch.tensor(NEVER)  # the first step whose loss is not finite
         self.order_seed = seed
         super().__init__(
@@ -131,9 +137,10 @@ class DistillationTrainer(Trainer):
         else:
             output = match_embedding(vectors, inputs["targets"])
         pairs, matched = num_items_in_batch.clamp(min=1)
-        terms = torch.stack([similarity.sum() / pairs, output.sum() / matched])
+        relations = self.relate(vectors, inputs) if settings.w_relations else output.new_zeros(1)
+        terms = torch.stack([similarity.sum() / pairs, output.sum() / matched, relations.sum() / matched])
         self.terms, self.parts = self.terms.to(terms.device) + terms.detach(), self.parts + 1
-        loss = settings.w_similarity * terms[0] + settings.w_output * terms[1]
+        loss = torch.dot(terms, terms.new_tensor([settings.w_similarity, settings.w_output, settings.w_relations]))
         flawed = self.flawed.to(loss.device)
         self.flawed = torch.where(loss.detach().isfinite(), flawed, flawed.clamp(max=self.state.global_step + 1))
         share: Tensor = loss * self.accelerator.num_processes
@@ -153,6 +160,10 @@ class DistillationTrainer(Trainer):
             return similarity_contrastive(en, ru, temperature=temperature)
         *pool, first = gather_pairs(whole_en, whole_ru, paired)
         return similarity_contrastive(en, ru, temperature=temperature, pool=(pool[0], pool[1]), first=first)
+
+    def relate(self, vectors: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the relations' loss [2B] of this process's part of the batch, among its own sentences."""
+        return match_relations(vectors, inputs["targets"], temperature=self.settings.relation_temperature)
 
     def stop_if_diverged(self, gradient_norm: float = 0.0) -> None:
         """Raise DivergedError, in every process alike, if a loss or the last gradient was not finite."""
@@ -215,8 +226,8 @@ class DistillationTrainer(Trainer):
             self.stop_if_diverged(logs.get("grad_norm", 0.0))
             steps = self.parts / self.settings.accumulation
             terms = self.accelerator.reduce(self.terms, reduction="sum") / steps
-            self.terms, self.parts = torch.zeros(2), 0
-            logs = {**logs, "similarity": terms[0].item(), "output": terms[1].item()}
+            self.terms, self.parts = torch.zeros(len(TERMS)), 0
+            logs = {**logs, **dict(zip(TERMS, terms.tolist(), strict=True))}
             self.log_metrics({f"train/{name}": value for name, value in logs.items()}, self.state.global_step)
         super().log(logs, start_time)
 
@@ -245,6 +256,7 @@ class DistillationTrainer(Trainer):
         file.chmod(mode)
 
 
+TERMS = ("similarity", "output", "relations")  # of the loss
 PART_PIECES = 2048  # of a batch that go through the student at once, on a CPU
 TRIM_EVERY = 50  # steps
 COLLATORS = 2  # processes that make batches while a GPU computes; on a CPU they would take its cores

@@ -33,12 +33,14 @@ class TorchEncoder:
     """A sentence-transformers model with a supported transformer inside.
 
     `dtype`: the number format that its weights are saved in; it computes in float32 whatever that is. `limit`: tokens
-    of a sentence that are read, where that is fewer than the model reads.
+    of a sentence that are read, where that is fewer than the model reads. `prompt_name`: which of the model's prompts
+    is put before sentences, where it is not the default one.
     """
 
     model: SentenceTransformer
     dtype: Dtype = "float32"
     limit: int | None = None
+    prompt_name: str | None = None
 
     @property
     def transformer(self) -> PreTrainedModel:
@@ -62,10 +64,14 @@ class TorchEncoder:
         """Return the same encoder, weights shared, reading at most so many tokens of a sentence."""
         return replace(self, limit=max_length)
 
+    def prompted(self, name: str | None) -> "TorchEncoder":
+        """Return the same encoder, weights shared, with the prompt of this name; its own where it has none such."""
+        return self if name not in self.model.prompts else replace(self, prompt_name=name)
+
     @property
     def prompt(self) -> str:
         """What stands before every sentence; empty where the model names no default prompt."""
-        name = self.model.default_prompt_name
+        name = self.prompt_name or self.model.default_prompt_name
         return self.model.prompts.get(name) or "" if name is not None else ""
 
     @property

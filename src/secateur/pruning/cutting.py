@@ -10,6 +10,7 @@ from secateur.config.errors import InputError
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.machine import free_memory
 from secateur.encoders.modeling import find_layers
+from secateur.encoders.prompts import change_prompts
 from secateur.encoders.saving import round_weights
 from secateur.encoders.students import draw_weights
 from secateur.pruning.inputs import PlanningInputs, measure_on_corpus, rank_layers
@@ -204,9 +205,11 @@ def cut_words(inputs: PlanningInputs, sizes: Sizes) -> TorchEncoder:
 
 
 def cut_to(base: TorchEncoder, kept: Kept, sizes: Sizes, inputs: PlanningInputs) -> TorchEncoder:
-    """Return `base`, the teacher with its words cut, without what is not kept and with its words' vectors at rank."""
-    pruned = slice_encoder(base, kept)
+    """Return `base`, the teacher with its words cut, without what is not kept, with its words' vectors at rank and its
+    prompts as the recipe says."""
+    reading = change_prompts(base, inputs.recipe.prompts)
+    pruned = slice_encoder(reading, kept)
     there = describe(pruned).whole
     if sizes.rank is None or sizes.rank >= there.hidden or sizes.rank == there.rank:
         return pruned
-    return factorise_words(pruned, sizes.rank, inputs.weigh(base))
+    return factorise_words(pruned, sizes.rank, inputs.weigh(reading))

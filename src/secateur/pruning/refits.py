@@ -62,12 +62,13 @@ def refit_projection(
 def refit_norm(
     norm: nn.LayerNorm, sums: list[Tensor], targets: list[Tensor], hidden: Tensor | None, settings: RepairSettings
 ) -> None:
-    """Refit gain and bias of a LayerNorm, channel by channel, on what it makes of `sums` and of `targets`."""
+    """Refit gain and bias of a LayerNorm, channel by channel, on what it makes of `sums`, standardised, and on
+    `targets`, which are so already."""
     width = len(norm.weight)
     moments = Moments.empty(1, 1, systems=(width,))
     for total, target in zip(sums, targets, strict=True):
         found = standardise(total, norm)
-        wanted = pick(standardise(target, norm), hidden)
+        wanted = pick(target, hidden)
         values, missing = (each.permute(2, 0, 1).unsqueeze(-1) for each in (found, wanted - found))  # [h, B, T, 1]
         moments.add(values, missing)
     weight, bias = (change.flatten().to(norm.weight) for change in moments.solve(settings))  # [h] each

@@ -26,6 +26,10 @@ with c carrying a constant 1 for d, and m the mean squared input of both terms. 
 D^T = (G + ridge m I)^-1 M, with G and M the second moments of c with c and of c with r. Of fewer rows than inputs, C
 and R, each scaled by the root of its weight, D^T = C^T (C C^T + ridge m I)^-1 R is the same and costs less. x is the
 repaired student's own, so each half also mends what the halves below it still get wrong.
+
+A teacher may read a prompt whose tokens the student lacks. Its states run with them, so that attention sees them, and
+are compared without them. Where all tokens are pooled, the states that the last LayerNorm is fitted to move by the
+difference of the two means: the student's mean is then to be the teacher's, its prompt included.
 """
 
 import logging
@@ -43,7 +47,7 @@ from secateur.data.progress import progress_bar
 from secateur.encoders.encoder import TorchEncoder, tokenize
 from secateur.encoders.modeling import LayerNames, find_layers, find_linear, head_size, layer_names
 from secateur.encoders.surgery import replace_transformer
-from secateur.pruning.refits import pick, refit_dense, refit_norm, refit_projection, refit_readers
+from secateur.pruning.refits import pick, refit_dense, refit_norm, refit_projection, refit_readers, standardise
 from secateur.pruning.selection import Kept
 from secateur.pruning.slicing import head_channels
 
@@ -74,9 +78,10 @@ def repair(
     before, groups = group_halves(halves, kept.layers)
     layers = zip(find_layers(repaired.transformer), groups, kept.heads, kept.neurons, strict=True)
     with torch.inference_mode():
-        ids = equal_lengths(teacher, chosen, settings.batch_size)
-        inputs = embed_pieces(repaired, teacher, ids, hidden, settings)
-        goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in ids]
+        ids, read = equal_lengths(repaired, teacher, chosen, settings.batch_size)
+        lacking = read[0].shape[1] - ids[0].shape[1]
+        inputs = embed_pieces(repaired, teacher, ids, read, hidden, settings)
+        goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in read]
         goals = run_over(before, goals)
         bar = progress_bar(progress, layers, total=len(groups), unit="layers")
         for number, (layer, originals, heads, neurons) in enumerate(bar):
@@ -86,7 +91,8 @@ def repair(
                 (attention, originals[:1], head_channels(heads, size)),
                 (ffn, originals[1:], torch.tensor(neurons, dtype=torch.long)),
             ):
-                inputs, goals = repair_half(half, behind, rows, inputs, goals, hidden, settings)
+                aligned = Aligned(goals, lacking, pools=lacking > 0 and behind[-1] is halves[-1] and pools_all(teacher))
+                inputs, goals = repair_half(half, behind, rows, inputs, aligned, hidden, settings)
             check_weights(layer, f"layer {number}")
         check_states([*inputs, *goals], "the pooling")
         if hidden is not None:
@@ -114,26 +120,76 @@ def group_halves(halves: "list[Half]", kept: Sequence[int] | None) -> "tuple[lis
 
 
 def embed_pieces(
-    student: TorchEncoder, teacher: TorchEncoder, ids: list[Tensor], hidden: Tensor | None, settings: RepairSettings
+    student: TorchEncoder,
+    teacher: TorchEncoder,
+    ids: list[Tensor],
+    read: list[Tensor],
+    hidden: Tensor | None,
+    settings: RepairSettings,
 ) -> list[Tensor]:
     """Return the student's embeddings; where channels were cut, their LayerNorm is refitted first, in place."""
     own, original = (encoder.transformer.get_submodule("embeddings") for encoder in (student, teacher))
-    if hidden is not None:
-        sums, targets = ([catch_input(module, "LayerNorm", batch) for batch in ids] for module in (own, original))
-        refit_norm(cast(nn.LayerNorm, own.LayerNorm), sums, targets, hidden, settings)
+    lacking = read[0].shape[1] - ids[0].shape[1]
+    if hidden is not None:  # the words alone; a teacher's prompt stands apart
+        sums = [catch_input(own, "LayerNorm", batch) for batch in ids]
+        norm = cast(nn.LayerNorm, original.LayerNorm)
+        targets = [standardise(catch_input(original, "LayerNorm", batch), norm) for batch in read]
+        refit_norm(cast(nn.LayerNorm, own.LayerNorm), sums, Aligned(targets, lacking).shared(targets), hidden, settings)
     return [own(batch) for batch in ids]
 
 
-def equal_lengths(encoder: TorchEncoder, sentences: list[str], batch_size: int) -> list[Tensor]:
-    """Return tokens [B, T] in batches of exactly equal length, so that no layer needs a mask."""
-    by_length: dict[int, list[list[int]]] = {}
-    for row in tokenize(encoder, sentences):
-        by_length.setdefault(len(row), []).append(row)
-    return [
-        torch.tensor(rows[start : start + batch_size], device=encoder.device)
-        for _, rows in sorted(by_length.items())
+def equal_lengths(
+    student: TorchEncoder, teacher: TorchEncoder, sentences: list[str], batch_size: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the student's tokens [B, T] and the teacher's [B, T + its prompt's] in batches of exactly equal length, so
+    that no layer needs a mask."""
+    by_length: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
+    for pair in zip(tokenize(student, sentences), tokenize(teacher, sentences), strict=True):
+        by_length.setdefault((len(pair[0]), len(pair[1])), []).append(pair)
+    lacking = min(whole - own for own, whole in by_length)
+    batches = [
+        rows[start : start + batch_size]
+        for (own, whole), rows in sorted(by_length.items())
+        if whole - own == lacking  # of a sentence that is cut off, both lose as much
         for start in range(0, len(rows), batch_size)
     ]
+    sides = [[torch.tensor([row[side] for row in rows], device=teacher.device) for rows in batches] for side in (0, 1)]
+    return sides[0], sides[1]
+
+
+def pools_all(teacher: TorchEncoder) -> bool:
+    """Return whether the sentence vector is the mean over all tokens, the prompt's included."""
+    pooling = teacher.model[1] if len(teacher.model) > 1 else None
+    return getattr(pooling, "pooling_mode", "") == "mean" and not teacher.prompt_length
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The teacher's states, and those of them that the student has too: without the tokens behind the first that it
+    lacks; where `pools`, moved so that their mean is the mean of all."""
+
+    states: list[Tensor]  # [B, T + lacking, H]
+    lacking: int
+    pools: bool = False
+
+    def shared(self, states: list[Tensor]) -> list[Tensor]:
+        """Return states of the student's tokens alone [B, T, H]."""
+        return [drop_tokens(each, self.lacking) for each in states]
+
+    def pooled(self, states: list[Tensor]) -> list[Tensor]:
+        """Return such states, moved where the pooling asks for it."""
+        kept = self.shared(states)
+        if not self.pools:
+            return kept
+        return [
+            own + (every.mean(dim=1, keepdim=True) - own.mean(dim=1, keepdim=True))
+            for own, every in zip(kept, states, strict=True)
+        ]
+
+
+def drop_tokens(states: Tensor, count: int) -> Tensor:
+    """Return [B, T, H] without so many tokens behind the first."""
+    return torch.cat([states[:, :1], states[:, 1 + count :]], dim=1) if count else states
 
 
 @dataclass(frozen=True)
@@ -189,7 +245,7 @@ def repair_half(
     originals: Sequence[Half],
     rows: Tensor,
     inputs: list[Tensor],
-    goals: list[Tensor],
+    aligned: Aligned,
     hidden: Tensor | None,
     settings: RepairSettings,
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -198,19 +254,20 @@ def repair_half(
     `originals` are the half it was cut from, keeping `rows` of its readers, and those cut behind it; `hidden` the
     kept channels of the hidden width. A half that nothing was cut from, and nothing before it, stays as it is.
     """
-    first, last = originals[0], originals[-1]
+    first, last, goals = originals[0], originals[-1], aligned.states
     whole = hidden is None and len(originals) == 1 and len(rows) == first.projection.in_features
-    if whole and all(map(torch.equal, inputs, goals)):
+    if whole and not aligned.lacking and all(map(torch.equal, inputs, goals)):
         states = run_over([first], goals)
         return states, states
-    refit_readers(half.readers, first.readers, rows, inputs, goals, hidden, settings)
+    refit_readers(half.readers, first.readers, rows, inputs, aligned.shared(goals), hidden, settings)
     targets = [last.add_up(run_halves(originals[:-1], goal)) for goal in goals]
     for parameter, original in zip(half.norm.parameters(), last.norm.parameters(), strict=True):
         parameter.copy_(pick(original, hidden))
     channels = [half.channels(states) for states in inputs]
-    refit_projection(half.projection, channels, inputs, targets, hidden, settings)
+    refit_projection(half.projection, channels, inputs, aligned.shared(targets), hidden, settings)
     sums = [states + half.projection(values) for states, values in zip(inputs, channels, strict=True)]
-    refit_norm(half.norm, sums, targets, hidden, settings)
+    wanted = aligned.pooled([standardise(target, last.norm) for target in targets])
+    refit_norm(half.norm, sums, wanted, hidden, settings)
     return [half.norm(total) for total in sums], [last.norm(target) for target in targets]
 
 

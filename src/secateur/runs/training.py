@@ -12,8 +12,9 @@ from secateur.config.distillation import DistillationSettings
 from secateur.config.recipe import PruningRecipe
 from secateur.data.files import whole_file
 from secateur.data.pairs import Pairs
+from secateur.distillation.batches import group_by_prompt
 from secateur.distillation.distillation import Distilled, distill
-from secateur.distillation.targets import Targets, embed_corpus
+from secateur.distillation.targets import Targets, embed_corpus, sort_targets
 from secateur.distillation.teachers import EncoderSource, limit_source
 from secateur.distillation.trainer import Validate
 from secateur.encoders.device import pick_precision
@@ -69,9 +70,14 @@ def embed_targets(teacher: TorchEncoder, rows: Pairs, settings: DistillationSett
     if settings.matching == "tokens":
         return None
     with stage("teacher's vectors"):
-        source = EncoderSource(teacher, pick_precision(settings.precision, teacher.device))
-        limited = limit_source(source, settings.max_length)
-        return embed_corpus(limited, [*rows.en, *rows.ru], cache / "targets", progress="teacher's vectors")
+        precision, sentences = pick_precision(settings.precision, teacher.device), [*rows.en, *rows.ru]
+        groups = group_by_prompt(rows, settings.source_prompts)
+        parts = []
+        for name, numbers in groups.items():
+            source = limit_source(EncoderSource(teacher.prompted(name), precision), settings.max_length)
+            chosen = [sentences[number] for number in numbers]
+            parts.append(embed_corpus(source, chosen, cache / "targets", progress="teacher's vectors"))
+        return sort_targets(parts, list(groups.values()))
 
 
 def save_weights(encoder: TorchEncoder, path: Path) -> None:
