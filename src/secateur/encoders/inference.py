@@ -24,6 +24,7 @@ from secateur.config.errors import InputError, require
 from secateur.data.files import hash_file
 from secateur.data.progress import progress_bar
 from secateur.data.texts import SURROGATE
+from secateur.encoders.forms import open_form
 from secateur.encoders.machine import Processor, compare_processors, read_processor
 from secateur.encoders.padding import pad_rows, split_by_length
 from secateur.encoders.reading import Reading, describe_reading, open_tokenizer, set_length
@@ -106,21 +107,25 @@ class Encoder:
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        dimensions: int | None = None,
+        output: str = "float32",
         progress: str = "",
     ) -> np.ndarray:
         """Return float32 unit vectors [sentences, D] in the order given, [D] for a single sentence.
 
         `prompt` is put before every sentence; `prompt_name` names one of the model's own instead. With neither it is
-        the model's default prompt, if it has one. `progress` names a progress bar; empty: none.
-        Raises InputError: what is not a text; no prompt of this name.
+        the model's default prompt, if it has one. `dimensions`: so many first coordinates alone, at unit length;
+        `output`: float32, or int8, binary, ubinary, as `secateur vectors` made the model ready for. `progress` names a
+        progress bar; empty: none.
+        Raises InputError: what is not a text; no prompt of this name; vectors of a form that the model does not have.
         """
         check_texts(sentences)
-        if isinstance(sentences, str):
-            vector: np.ndarray = self.encode([sentences], prompt=prompt, prompt_name=prompt_name)[0]
-            return vector
+        form = open_form(Path(self.name), self.dimension, dimensions, output)
         empty = np.empty((0, self.dimension), np.float32)
-        parts = self.stream(sentences, prompt=prompt, prompt_name=prompt_name, progress=progress)
-        return np.concatenate([empty, *parts])
+        items = [sentences] if isinstance(sentences, str) else sentences
+        parts = self.stream(items, prompt=prompt, prompt_name=prompt_name, progress=progress)
+        vectors: np.ndarray = np.concatenate([form(empty), *map(form, parts)])
+        return vectors[0] if isinstance(sentences, str) else vectors
 
     def stream(
         self,

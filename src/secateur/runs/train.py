@@ -52,6 +52,7 @@ from secateur.reports.figures.drawings import draw_figures
 from secateur.reports.record import read_record
 from secateur.runs.bookkeeping import Places, find_step, keep_results, log_figures, rows_to_train, say_kept_step, stage
 from secateur.runs.evidence import check_start, check_teacher
+from secateur.runs.fetch import fetch_missing
 from secateur.runs.gradual import cut_gradually
 from secateur.runs.prune import NOT_KEPT, adapt
 from secateur.runs.start import begin, bound_parameters, check_disk, identify, load_part, open_run, save_model
@@ -76,6 +77,7 @@ def run_stages(recipe: PruningRecipe, places: Places, state: PartialState, *, re
         set_seed(recipe.seed)
         benchmark = find_benchmark(recipe.encodechka, places.cache)
         with stage("teacher"):
+            fetch_missing(recipe.teacher, places.cache)
             teacher = load_encoder(replace(recipe.teacher, max_length=None), device=device)
             teacher, said = adapt(teacher, recipe.teacher)
             for line in said:
