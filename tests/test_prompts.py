@@ -24,7 +24,7 @@ from secateur.pruning.slicing import slice_encoder
 from secateur.runs.training import embed_targets
 
 PROMPTS = {"query": "cat - ", "passage": "роза - "}  # four letters of which only `cat` is a token: unlike lengths
-ALIKE = {"query": "cat - ", "passage": "old - "}  # two tokens each
+ALIKE = {"query": "cat - ", "passage": "old - ", "document": "old - "}  # two tokens each
 
 
 @pytest.fixture
@@ -60,12 +60,13 @@ def test_folding_leaves_every_other_token_its_embedding_bit_for_bit(
 def test_a_token_takes_a_prompts_place(prompted: TorchEncoder, sentences: list[str], tmp_path: Path) -> None:
     student = change_prompts(prompted, "token")
     assert {name: text for name, text in student.model.prompts.items() if text} == {
-        "query": "<query>", "passage": "<passage>"
+        "query": "<query>", "passage": "<document>", "document": "<document>"
     }  # fmt: skip
-    number = len(prompted.tokenizer)
+    document = len(prompted.tokenizer)
+    number = document + 1
     for own, whole in zip(tokenize(student, sentences), tokenize(prompted, sentences), strict=True):
         assert own == [own[0], number, *whole[3:]]
-    assert tokenize(student.prompted("passage"), sentences[:1])[0][1] == number + 1
+    assert tokenize(student.prompted("passage"), sentences[:1])[0][1] == document
     words = student.transformer.get_input_embeddings().weight
     cat, dash = tokenize(prompted, [""])[0][1:3]
     torch.testing.assert_close(words[number], (words[cat] + words[dash]) / 2)
@@ -128,8 +129,8 @@ def test_rows_are_read_and_matched_with_the_prompt_of_their_source(
 
 
 def test_a_prompt_that_the_teacher_does_not_have_is_named(prompted: TorchEncoder, pairs: Pairs) -> None:
-    settings = DistillationSettings(steps=1, batch_size=4, source_prompts={"toy": "document"})
-    with pytest.raises(InputError, match=r"source_prompts\.toy: document: the teacher has no prompt of this name; "):
+    settings = DistillationSettings(steps=1, batch_size=4, source_prompts={"toy": "answer"})
+    with pytest.raises(InputError, match=r"source_prompts\.toy: answer: the teacher has no prompt of this name; "):
         check_distillation(pairs, settings, student=prompted, teacher=prompted)
     with pytest.raises(InputError, match=r"distillation\.source_prompts: no source long; there are toy"):
         check_distillation(pairs, replace(settings, source_prompts={"long": "passage"}))

@@ -40,7 +40,8 @@ KNOWN = {
     "multilingual-e5-small": KnownModel(
         "intfloat/multilingual-e5-small",
         "MIT",
-        prompts={"query": "query: ", "passage": "passage: "},
+        # sentence-transformers' encode_document looks for "document"
+        prompts={"query": "query: ", "passage": "passage: ", "document": "passage: "},
         default_prompt="query",
         carrier=Carrier(
             "packed",

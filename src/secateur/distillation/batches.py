@@ -27,7 +27,7 @@ def group_by_prompt(pairs: Pairs, source_prompts: Mapping[str, str]) -> dict[str
 
     None: the default prompt, or none.
     """
-    groups: dict[str | None, list[int]] = {}
+    groups: dict[str | None, list[int]] = {} if len(pairs) else {None: []}
     for number, source in enumerate([*pairs.source, *pairs.source]):
         groups.setdefault(source_prompts.get(source), []).append(number)
     return groups

@@ -94,15 +94,17 @@ def replace_prompts(encoder: TorchEncoder, prompts: Mapping[str, str], default: 
 def add_prompt_tokens(encoder: TorchEncoder, prompts: Mapping[str, str]) -> TorchEncoder:
     """Return an encoder that reads a new special token in the place of each prompt, at first the mean of its tokens."""
     tokenizer: PreTrainedTokenizerBase = deepcopy(encoder.tokenizer)
-    names = {name: f"<{name}>" for name in prompts}
-    read = {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in prompts.items()}
+    tokens: dict[str, str] = {}
+    for name, text in sorted(prompts.items()):
+        tokens.setdefault(text, f"<{name}>")  # two names of one prompt share a token
+    read = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in tokens}
     before = len(tokenizer)
-    if tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())}) != len(names):
-        raise InputError(f"prompts: token: the tokenizer has one of {', '.join(names.values())} already")
+    if tokenizer.add_special_tokens({"additional_special_tokens": list(tokens.values())}) != len(tokens):
+        raise InputError(f"prompts: token: the tokenizer has one of {', '.join(tokens.values())} already")
     transformer = encoder.transformer
     weights = dict(transformer.state_dict())
     words = f"{WORDS}.weight"
-    means = torch.stack([weights[words][list(read[name])].mean(dim=0) for name in names])
+    means = torch.stack([weights[words][list(numbers)].mean(dim=0) for numbers in read.values()])
     weights[words] = put_rows(weights[words], means, before)
     shape = resize_config(
         transformer.config, count_heads(transformer), count_neurons(transformer), has_pooler=encoder.uses_pooler,
@@ -111,7 +113,7 @@ def add_prompt_tokens(encoder: TorchEncoder, prompts: Mapping[str, str]) -> Torc
     larger = fill_model(shape, weights, has_pooler=encoder.uses_pooler, like=transformer)
     default = encoder.model.default_prompt_name
     changed = replace_tokenizer(replace_transformer(encoder, larger), tokenizer)
-    return replace_prompts(changed, names, default)
+    return replace_prompts(changed, {name: tokens[text] for name, text in prompts.items()}, default)
 
 
 def put_rows(rows: Tensor, new: Tensor, place: int) -> Tensor:

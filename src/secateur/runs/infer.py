@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import set_num_threads
+
 from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings
 from secateur.config.reading import build_recipe
@@ -15,7 +17,7 @@ from secateur.data.sources import read_table, source_name
 from secateur.distillation.teachers import EncoderSource
 from secateur.distillation.universal import UniversalSentenceEncoder
 from secateur.encoders.cost import count_bytes, count_parameters
-from secateur.encoders.device import computing_in
+from secateur.encoders.device import computing_in, pick_device
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.inference import Encoder
 from secateur.encoders.loading import load_encoder
@@ -143,17 +145,20 @@ def rank_models(
     return format_ranking(rank(standings))
 
 
-def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precision: str, device: str) -> str:
+def retrieve(
+    models: Sequence[str], files: Sequence[Path], *, use: bool, precision: str, device: str, backend: str = "torch",
+    threads: int | None = None,
+) -> str:  # fmt: skip
     """Return each model's retrieval accuracy@1: how often a sentence's nearest neighbour is its translation.
 
-    `use` adds Universal Sentence Encoder. Raises InputError: no encoder to ask, one that cannot be loaded, or a file
-    without two pairs.
+    `precision` is torch's; `backend` and `threads` are those of `Encoder`; `use` adds Universal Sentence Encoder.
+    Raises InputError: no encoder to ask, one that cannot be loaded, or a file without two pairs.
     """
     if not (models or use):
         raise InputError("retrieve: name a model, or ask for --use")
     tests = {source_name(file): read_test(file) for file in files}
     sources: dict[str, VectorSource] = {
-        name: EncoderSource(load_encoder(TeacherSettings(model=model), device=device), precision)
+        name: open_source(model, precision=precision, device=device, backend=backend, threads=threads)
         for name, model in zip(name_apart(models, taken=(UniversalSentenceEncoder.name,)), models, strict=True)
     }
     if use:
@@ -169,6 +174,15 @@ def retrieve(models: Sequence[str], files: Sequence[Path], *, use: bool, precisi
     columns = {key: (key, "{:.4f}") for key in rows[0] if key != "model"}
     few = [say_few(test, len(en)) for test, (en, _) in tests.items() if len(en) < FEW]
     return f"{format_columns(rows, {'model': ('model', '{}'), **columns})}\n{'; '.join([RETRIEVAL_NOTE, *few])}"
+
+
+def open_source(model: str, *, precision: str, device: str, backend: str, threads: int | None) -> VectorSource:
+    """Load a model, or its exported file, as a source of vectors."""
+    if backend != "torch":
+        return Encoder(model, backend=backend, threads=threads, device=device)
+    if threads is not None:
+        set_num_threads(threads)
+    return EncoderSource(load_encoder(TeacherSettings(model=model), device=pick_device(device)), precision)
 
 
 def say_few(test: str, count: int) -> str:
