@@ -37,19 +37,29 @@ def load_corpus(settings: CorpusSettings, cache: Path, *, given: Sequence[Row] |
     if given is None and not (settings.files or settings.datasets or settings.catalogs):
         raise InputError("corpus: name at least one of files, datasets, catalogs")
     found, missing = read_sources(settings, cache) if given is None else (given, ())
-    rows = clean_rows(found, min_words=settings.min_words, max_words=settings.max_words)
-    known = {keyed.row.source for keyed in rows} | {wheel.name for wheel in settings.catalogs}
+    clean = clean_rows(found, min_words=settings.min_words, max_words=settings.max_words)
+    known = {keyed.row.source for keyed in clean} | {wheel.name for wheel in settings.catalogs}
     for source in settings.max_per_source.keys() - known - {ANY}:
         raise InputError(f"corpus.max_per_source: no source {source}; there are {', '.join(sorted(known))}")
-    rows = drop_duplicates(rows, settings.max_per_source)
-    train, held = split_keyed(rows, settings.held_out)
-    if settings.passages:  # of what is trained on alone
-        train = sorted([*train, *join_passages(train, settings.passages, max_words=settings.passage_words)])
+    train, held = split_keyed(drop_duplicates(clean, settings.max_per_source), settings.held_out)
+    if settings.passages:
+        train = sorted([*train, *make_passages(clean, held, settings)])
     corpus = ParallelCorpus(gather(train), gather(held), missing)
     check_sides(corpus, settings)
     log_pairs("for training and fitting", corpus.train)
     log_pairs("held out", corpus.held_out)
     return corpus
+
+
+def make_passages(clean: list[KeyedRow], held: list[KeyedRow], settings: CorpusSettings) -> list[KeyedRow]:
+    """Return passages of rows that may be trained on, whatever caps left out: capped rows have no neighbours."""
+    en_held, ru_held = {keyed.en_key for keyed in held}, {keyed.ru_key for keyed in held}
+    free = [
+        keyed
+        for keyed in clean
+        if keyed.place >= settings.held_out and keyed.en_key not in en_held and keyed.ru_key not in ru_held
+    ]
+    return join_passages(free, settings.passages, max_words=settings.passage_words)
 
 
 def check_sides(corpus: ParallelCorpus, settings: CorpusSettings) -> None:

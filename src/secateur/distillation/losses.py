@@ -37,17 +37,17 @@ def match_embedding(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def match_relations(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Return, for each sentence i of a batch, temperature^2 * KL(p_i || q_i) [B], from unit vectors [B, D].
+    """Return, for each sentence i of a batch, KL(p_i || q_i) [B], from unit vectors [B, D].
 
     p_i = softmax over j of <t_i, t_j> / temperature, the teacher's, and q_i the student's, j any other sentence of the
     batch (relational distillation after Park et al. 2019, as distributions over neighbours after Hinton & Roweis 2002).
-    The square keeps the gradients' size when the temperature changes (Hinton et al. 2015). Of a batch of one it is 0.
+    Of a batch of one it is 0.
     """
     itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
     lowest = -1e4  # far below any similarity over a temperature, and still a number in half precision
     wanted = (teacher @ teacher.T / temperature).masked_fill(itself, lowest).log_softmax(dim=-1)
     found = (student @ student.T / temperature).masked_fill(itself, lowest).log_softmax(dim=-1)
-    return temperature**2 * kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1)
+    return kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1)
 
 
 def match_tokens(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from secateur.config.choices import Criterion, Device, Dtype, Pooling, Precision, Runtime
+from secateur.config.choices import Criterion, Device, Dtype, Pooling, Precision, Prompts, Runtime
 from secateur.config.corpus import CorpusSettings
 from secateur.config.distillation import DistillationSettings
 from secateur.config.errors import InputError
@@ -83,6 +83,7 @@ def prune(
     ranking: Literal["global", "layer"] = "global",
     layer_choice: Literal["removal", "even"] = "removal",
     round_neurons_to: int = 1,
+    prompts: Prompts = "keep",
     saliency_pairs: int = 1000,
     repair_sentences: int = 2000,
     held_out: float = 0.05,
@@ -115,7 +116,8 @@ def prune(
     neurons a multiple; `rounds` cuts in several steps with a repair after each; `repair_sentences` sentences are used
     to refit what is left, 0 leaves it as cut; a repair that loses to the cut alone is not kept. `runtime` is what will
     run the student, for `max_ms` and `max_mb`, which is the file's that it reads. `pooling` is how token vectors become
-    a sentence vector, where a bare transformer's folder does not say. `max_length`: the tokens of a sentence that the
+    a sentence vector, where a bare transformer's folder does not say. `prompts`: what becomes of the teacher's in the
+    student: kept, folded away, or a token each. `max_length`: the tokens of a sentence that the
     student reads, where these are to be fewer than the teacher's; `dtype`: the number format that it is saved in, the
     teacher's where it is auto. `cache`: the folder for downloads and for what was measured once.
 
