@@ -105,8 +105,14 @@ def run(options: argparse.Namespace) -> None:
     name = "plan" if out is None else out.name
     recipe = build_prune_recipe(options.model, given, name_sources(options.pairs), name=name, spell=spell_flag)
     from secateur.runs.prune import plan_pruning, prune_family
+    from secateur.runs.static import prune_to_bag
 
     with naming_options(spell_flag):
+        if recipe.budget.is_static:
+            if out is None:
+                raise InputError("--dry-run: without layers there is nothing to plan; name a folder with --out")
+            print(prune_to_bag(recipe, out, cache=options.cache))
+            return
         if fractions:
             prune_family(recipe, fractions, out, cache=options.cache, dry_run=options.dry_run)
             if out is not None and not options.dry_run and not options.no_check:

@@ -46,6 +46,7 @@ PRUNE_DEFAULTS: dict[str, Any] = {  # where `prune` has another default than a r
     "repair.sentences": 2000,
     "distillation.steps": 0,
 }
+STATIC_DEFAULTS: dict[str, Any] = {"repair.sentences": 50_000}  # without layers: every token's vector is fitted
 SIZES = (
     "keep_heads", "keep_neurons", "keep_hidden", "layers", "vocabulary", "rank",
     "keep_params", "max_params", "max_mb", "max_ms",
@@ -73,7 +74,8 @@ def build_prune_recipe(
         raise InputError(f"say what to keep: {', '.join(map(spell, SIZES))}")
     data: dict[str, Any] = {"name": name, "teacher": {"model": model}, "corpus": dict(corpus)}
     given = {PRUNE[option]: value for option, value in options.items() if value is not None}
-    for key, value in {**PRUNE_DEFAULTS, **given}.items():
+    static = STATIC_DEFAULTS if options.get("layers") == 0 else {}
+    for key, value in {**PRUNE_DEFAULTS, **static, **given}.items():
         stage, _, rest = key.rpartition(".")
         section = data.setdefault(stage, {}) if stage else data
         section[rest] = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value

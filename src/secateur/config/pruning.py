@@ -42,7 +42,13 @@ class BudgetSettings:
     hidden: Fraction | None = Field(
         default=None, description="The share of the hidden width that is kept, rounded to a multiple of the head size."
     )
-    layers: Positive | None = Field(default=None, description="How many layers are kept.")
+    layers: Count | None = Field(
+        default=None,
+        description=(
+            "How many layers are kept; 0: none, the student is a vector for each token, of the length `rank`, fitted "
+            "to the encoder's vectors of sentences."
+        ),
+    )
     vocabulary: Positive | None = Field(default=None, description="How many tokens the vocabulary keeps.")
     rank: Positive | None = Field(
         default=None, description="The rank of the word embeddings, which are then factorised."
@@ -114,12 +120,28 @@ class BudgetSettings:
             raise InputError(
                 "name a limit (share, params, mb, ms) or an axis (heads, neurons, hidden, layers, vocabulary, rank)"
             )
+        if self.is_static:
+            self.check_static()
         if self.gradual_steps and self.rounds == 1:
             raise InputError("gradual_steps: distillation between rounds needs more than one (rounds)")
         if self.gradual_steps and self.initialization == "random":
             raise InputError(
                 "initialization: random weights are drawn for the last cut; gradual_steps train between cuts"
             )
+
+    def check_static(self) -> None:
+        """Raise InputError for what means nothing without layers."""
+        named = ("heads", "neurons", "hidden", "share", "params", "mb", "ms")
+        useless = [key for key in named if getattr(self, key) is not None]
+        useless += ["rounds"] if self.rounds > 1 else []
+        useless += ["initialization: random"] if self.initialization == "random" else []
+        if useless:
+            raise InputError(f"layers: 0 goes with vocabulary and rank alone, not with {useless[0]}")
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the student has no layer: a bag of token vectors."""
+        return self.layers == 0
 
     @property
     def is_limited(self) -> bool:

@@ -45,12 +45,18 @@ def time_encoders(
     """Return each encoder's median milliseconds for one sentence, batch 1, tokenisation included.
 
     `runtime`: torch, or a backend of `secateur.Encoder`, with every matrix in float or in int8.
-    The encoders take turns on every few sentences, so that a drift of the machine's speed meets all of them alike. In
-    each turn the first sentence is run once more, untimed: the weights of a small encoder stay in the processor's
-    cache when it serves alone, whatever the encoders between its turns left there.
     """
-    runs = [serve(encoder, runtime) for encoder in encoders]
-    seconds: list[list[float]] = [[] for _ in encoders]
+    return time_turns([serve(encoder, runtime) for encoder in encoders], sentences, warmup=warmup)
+
+
+def time_turns(runs: Sequence[Callable[[str], object]], sentences: Sequence[str], *, warmup: int = 10) -> list[float]:
+    """Return the median milliseconds that each of some functions takes for one sentence.
+
+    They take turns on every few sentences, so that a drift of the machine's speed meets all of them alike. In each turn
+    the first sentence is run once more, untimed: the weights of a small encoder stay in the processor's cache when it
+    serves alone, whatever the encoders between its turns left there.
+    """
+    seconds: list[list[float]] = [[] for _ in runs]
     for run in runs:
         for sentence in sentences[:warmup]:
             run(sentence)

@@ -237,9 +237,13 @@ def load_torch(model: str, threads: int | None, device: str) -> Loaded:
     from secateur.encoders.device import pick_device
     from secateur.encoders.encoder import encode
     from secateur.encoders.loading import load_encoder
+    from secateur.encoders.static import is_static, open_bag
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if is_static(model):
+        bag, how, run_bag, dimension = open_bag(model, pick_device(device))
+        return Loaded(bag, how, lambda prompt: run_bag, dimension)
     loaded = load_encoder(TeacherSettings(model=model), device=pick_device(device))
     reading = describe_reading(loaded)
 

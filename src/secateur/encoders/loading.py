@@ -36,6 +36,7 @@ from secateur.encoders.soundness import (
     read_header,
     read_length,
 )
+from secateur.encoders.static import is_static
 from secateur.encoders.surgery import rebuild_model
 
 HUB_SECONDS = 10.0
@@ -96,6 +97,8 @@ def check_folder(folder: Path) -> None:
     """Raise InputError for a folder that is no model's, before any of it is read into memory."""
     if not folder.is_dir():
         raise InputError(f"{folder}: a file, not a model folder")
+    if is_static(folder):
+        raise InputError(f"{folder}: a static model, which has no transformer; encode, infer and retrieve read it")
     if not is_file(folder / "config.json"):
         raise InputError(f"{folder}: not a model folder: it has no config.json")
     if is_file(folder / "adapter_config.json"):

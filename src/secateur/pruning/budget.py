@@ -39,9 +39,11 @@ class Grid:
 def name_sizes(budget: BudgetSettings, shape: EncoderShape) -> Sizes:
     """Return the sizes that a budget names, every other axis whole.
 
-    Raises InputError: more than there is, a rank that is not below the width, no head or no neuron at all.
+    Raises InputError: more than there is, a rank that is not below the width, no layer, no head or no neuron at all.
     """
     whole = shape.whole
+    if budget.is_static:
+        raise InputError("budget.layers: 0 leaves no transformer; `secateur prune --layers 0` fits such a student")
     if budget.rank is not None and whole.rank is not None:
         raise InputError(f"budget.rank: the word embeddings have rank {whole.rank} already, which cannot be lowered")
     channels = whole.hidden if budget.hidden is None else round(budget.hidden * whole.hidden / shape.head_size)

@@ -21,6 +21,7 @@ from secateur.encoders.device import computing_in, pick_device
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.inference import Encoder
 from secateur.encoders.loading import load_encoder
+from secateur.encoders.static import is_static
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.evaluation.benchmark_data import DownloadError, find_data
 from secateur.evaluation.intervals import FEW, share_interval
@@ -40,6 +41,8 @@ def infer(model: str, settings: EncodechkaSettings, *, on: Sequence[str], cache:
     `on` names encodechka, probe or both. Without encodechka's data: what the record of the run that made this model
     kept, if that was all. Raises InputError: not a model, or nothing to score it on.
     """
+    if is_static(model):
+        return infer_file(model, settings, on=on, cache=cache, runs=runs, backend="torch", device=device, threads=None)
     encoder = load_encoder(TeacherSettings(model=model), device=device)
     teacher = find_teacher(model, runs)
     (name,) = name_apart([model], taken=("teacher",))
@@ -178,7 +181,7 @@ def retrieve(
 
 def open_source(model: str, *, precision: str, device: str, backend: str, threads: int | None) -> VectorSource:
     """Load a model, or its exported file, as a source of vectors."""
-    if backend != "torch":
+    if backend != "torch" or is_static(model):
         return Encoder(model, backend=backend, threads=threads, device=device)
     if threads is not None:
         set_num_threads(threads)
@@ -204,7 +207,7 @@ def infer_file(
     model: str, settings: EncodechkaSettings, *, on: Sequence[str], cache: Path, runs: Path, backend: str, device: str,
     threads: int | None,
 ) -> str:  # fmt: skip
-    """Return an exported file's table for each benchmark of `on`: its own sentence vectors, no word tasks.
+    """Return an exported file's, or a static model's, table for each benchmark of `on`: its own vectors, no word tasks.
 
     Raises InputError: no such file, not the one exported, or nothing to score it on.
     """
