@@ -388,6 +388,15 @@ def test_the_picture_is_what_its_script_draws() -> None:
         assert (DOCS / name).read_text(encoding="utf-8") == pictures.draw_pipeline(texts)
 
 
+def test_the_picture_of_sizes_has_every_model_of_its_table() -> None:
+    sizes = load_script("sizes")
+    drawn = (DOCS / "sizes.svg").read_text(encoding="utf-8")
+    rows = sizes.read_rows(ROOT / "experiments" / "sizes.csv")
+    assert {row["kind"] for row in rows} <= set(sizes.KINDS)
+    for row in rows:
+        assert f"{row['model']} {float(row['best']):.3f}".replace(" 0.", " .") in drawn
+
+
 # The guides, followed
 
 
