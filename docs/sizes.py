@@ -1,7 +1,7 @@
 """Draw quality against size: `python docs/sizes.py` writes docs/sizes.svg from experiments/sizes.csv.
 
 A row there is a model: its parameters, Mean S by the best pooling, as the public leaderboard counts, and by its own
-vector where that was measured; its kind is published, teacher, secateur or a rival.
+vector where that was measured; its kind is published, teacher, secateur or a rival, `label` where its name stands.
 """
 
 import csv
@@ -16,6 +16,12 @@ KINDS = {  # colour, marker, name in the legend
     "teacher": ("#1e4fa3", "D", "the teacher, as measured here"),
     "secateur": ("#0f6b64", "*", "secateur's students of it"),
     "rival": ("#9a4b0c", "s", "other ways from the same teacher"),
+}
+
+PLACES: dict[str, dict] = {  # where a model's name stands
+    "above": {"xytext": (0, 8), "ha": "center"},
+    "left": {"xytext": (-9, -3), "ha": "right"},
+    "right": {"xytext": (9, -3), "ha": "left"},
 }
 
 
@@ -37,8 +43,8 @@ def draw_sizes(rows: list[dict[str, str]]) -> Figure:
         axes.scatter(sizes, best, s=150 if marker == "*" else 50, c=colour, marker=marker, label=name, zorder=3)
         for row, size, value in zip(chosen, sizes, best, strict=True):
             axes.annotate(
-                f"{row['model']} {value:.3f}".replace(" 0.", " ."), (size, value), xytext=(0, 8),
-                textcoords="offset points", ha="center", fontsize=8, color=colour,
+                f"{row['model']} {value:.3f}".replace(" 0.", " ."), (size, value), fontsize=8, color=colour,
+                textcoords="offset points", **PLACES[row["label"]],
             )  # fmt: skip
             if row["own"]:
                 axes.plot([size, size], [float(row["own"]), value], color=colour, lw=1, zorder=2)
@@ -48,7 +54,7 @@ def draw_sizes(rows: list[dict[str, str]]) -> Figure:
     ticks = (1e6, 3e6, 1e7, 3e7, 1e8)
     axes.set_xticks(ticks, [f"{tick / 1e6:g}M" for tick in ticks])
     axes.minorticks_off()
-    axes.margins(x=0.12, y=0.15)
+    axes.margins(x=0.2, y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     return figure
