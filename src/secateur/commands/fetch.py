@@ -34,5 +34,4 @@ def run(options: argparse.Namespace) -> None:
     check_out(out)
     from secateur.runs.fetch import fetch
 
-    options.cache.mkdir(parents=True, exist_ok=True)
     print(fetch(options.name, out, options.cache, origin=options.origin))

@@ -175,7 +175,7 @@ def read_translations(wheel: zipfile.ZipFile, name: str) -> list[Pair]:
             return list(match_json(json.loads(read_file(wheel, english)), json.loads(read_file(wheel, name))))
     except (*DAMAGES, RecursionError, LookupError, struct.error) as error:
         reason = say_error(error, 200)
-        logger.warning("%s: %s skipped: %s", wheel.filename, name[:80], reason or type(error).__name__)
+        logger.warning("%s: %s skipped: %s", wheel.filename, name[:80], reason)
     return []
 
 

@@ -56,10 +56,15 @@ def clean_rows(rows: Iterable[Row], *, min_words: int, max_words: int) -> list[K
 def key_row(row: Row, min_words: int, *, number: int = 0) -> KeyedRow:
     en_key, ru_key = comparison_key(row.en), comparison_key(row.ru)
     order = blake2b(f"{en_key}\t{ru_key}".encode(), digest_size=8).digest()
-    place = int.from_bytes(blake2b(en_key.encode(), digest_size=8).digest(), "big") / 2**64
+    place = find_place(en_key)
     # Words are counted in the keys: copies of a pair must agree on whether it may be held out.
     paired = row.translated and min(count_words(en_key), count_words(ru_key)) >= min_words
     return KeyedRow(order, en_key, ru_key, row, place, paired, number)
+
+
+def find_place(key: str, *, salt: bytes = b"") -> float:
+    """Return a number in 0..1 that depends on the key and the salt alone."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8, salt=salt).digest(), "big") / 2**64
 
 
 def count_words(key: str) -> int:

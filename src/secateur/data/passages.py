@@ -6,7 +6,7 @@ translation of the whole.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def join_passages(rows: Sequence[KeyedRow], count: int, *, max_words: int) -> li
     lengths = np.random.default_rng(0)
     sources = [join_source(by_source[name], lengths, max_words) for name in sorted(by_source)]
     turns = (passage for turn in zip_longest(*sources) for passage in turn if passage is not None)
-    found = [passage for passage, _ in zip(turns, range(count), strict=False)]
+    found = list(islice(turns, count))
     if not found:
         raise InputError("corpus.passages: no source has translations enough to join")
     return [key_row(passage, 1) for passage in found]

@@ -58,7 +58,7 @@ def build_transformer(packed: PackedEncoder) -> BertModel:
         bos_token_id=tokenizer.bos,
         eos_token_id=tokenizer.eos,
     )
-    with torch.device("meta"):
+    with torch.device("meta"):  # a damaged file may name sizes that no memory holds; its tensors are asked first
         model = BertModel(config, add_pooling_layer=False)
     weights = {
         name: torch.from_numpy(find_tensor(packed.tensors, source, tuple(model.get_parameter(name).shape)))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
+from secateur.evaluation.search import choose_highest
+
 NEIGHBOURS = 10
 
 
@@ -38,4 +40,4 @@ def find_nearest(similarities: np.ndarray, count: int) -> np.ndarray:
     """Return each row's `count` most similar others [n, count]; of equally similar ones the first."""
     others = similarities.astype(np.float64)
     np.fill_diagonal(others, -np.inf)
-    return np.argsort(-others, axis=1, kind="stable")[:, :count]
+    return choose_highest(others, count)

@@ -26,6 +26,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
+from secateur.pruning.unknown import encode
+
 log = logging.getLogger(__name__)
 
 RIDGES = (0.2, 0.5, 1.0, 2.0)
@@ -49,7 +51,7 @@ class Bag:
 def count_matrix(tokenizer: Tokenizer, sentences: Sequence[str]) -> csr_array:
     """Return how often each sentence has each token, float32 [sentences, tokens], without special tokens."""
     blocks = (sentences[start : start + READ] for start in range(0, len(sentences), READ))
-    rows = [row.ids for block in blocks for row in tokenizer.encode_batch(block, add_special_tokens=False)]
+    rows = [row.ids for block in blocks for row in encode(tokenizer, block)]
     ends = np.cumsum([0, *map(len, rows)])
     numbers = np.fromiter((number for row in rows for number in row), np.int32, int(ends[-1]))
     shape = (len(rows), tokenizer.get_vocab_size())

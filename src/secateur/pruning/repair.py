@@ -80,7 +80,7 @@ def repair(
     with torch.inference_mode():
         ids, read = equal_lengths(repaired, teacher, chosen, settings.batch_size)
         lacking = read[0].shape[1] - ids[0].shape[1]
-        inputs = embed_pieces(repaired, teacher, ids, read, hidden, settings)
+        inputs = embed_pieces(repaired, teacher, ids, read, lacking, hidden, settings)
         goals = [teacher.transformer.get_submodule("embeddings")(batch) for batch in read]
         goals = run_over(before, goals)
         bar = progress_bar(progress, layers, total=len(groups), unit="layers")
@@ -124,17 +124,17 @@ def embed_pieces(
     teacher: TorchEncoder,
     ids: list[Tensor],
     read: list[Tensor],
+    lacking: int,
     hidden: Tensor | None,
     settings: RepairSettings,
 ) -> list[Tensor]:
     """Return the student's embeddings; where channels were cut, their LayerNorm is refitted first, in place."""
     own, original = (encoder.transformer.get_submodule("embeddings") for encoder in (student, teacher))
-    lacking = read[0].shape[1] - ids[0].shape[1]
     if hidden is not None:  # the words alone; a teacher's prompt stands apart
         sums = [catch_input(own, "LayerNorm", batch) for batch in ids]
         norm = cast(nn.LayerNorm, original.LayerNorm)
-        targets = [standardise(catch_input(original, "LayerNorm", batch), norm) for batch in read]
-        refit_norm(cast(nn.LayerNorm, own.LayerNorm), sums, Aligned(targets, lacking).shared(targets), hidden, settings)
+        targets = [drop_tokens(standardise(catch_input(original, "LayerNorm", batch), norm), lacking) for batch in read]
+        refit_norm(cast(nn.LayerNorm, own.LayerNorm), sums, targets, hidden, settings)
     return [own(batch) for batch in ids]
 
 
@@ -256,7 +256,7 @@ def repair_half(
     """
     first, last, goals = originals[0], originals[-1], aligned.states
     whole = hidden is None and len(originals) == 1 and len(rows) == first.projection.in_features
-    if whole and not aligned.lacking and all(map(torch.equal, inputs, goals)):
+    if whole and all(map(torch.equal, inputs, goals)):
         states = run_over([first], goals)
         return states, states
     refit_readers(half.readers, first.readers, rows, inputs, aligned.shared(goals), hidden, settings)

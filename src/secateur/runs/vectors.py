@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from secateur.config.errors import InputError
 from secateur.config.teacher import TeacherSettings
-from secateur.data.cleaning import comparison_key
+from secateur.data.cleaning import comparison_key, find_place
 from secateur.data.counting import say_count
 from secateur.data.files import whole_folder
 from secateur.data.sources import read_lines
@@ -114,15 +113,10 @@ def split_sentences(texts: Sequence[Path], count: int, *, besides: Sequence[str]
             if key:
                 found.setdefault(key, line.strip())
     known = {comparison_key(sentence) for sentence in besides}
-    chosen = sorted(found, key=partial(place, salt=b"order"))[:count]
-    held = [key for key in chosen if place(key, salt=b"side") < HELD_OUT]
-    fitted = [key for key in chosen if place(key, salt=b"side") >= HELD_OUT and key not in known]
+    chosen = sorted(found, key=partial(find_place, salt=b"order"))[:count]
+    held = [key for key in chosen if find_place(key, salt=b"side") < HELD_OUT]
+    fitted = [key for key in chosen if find_place(key, salt=b"side") >= HELD_OUT and key not in known]
     return Split([found[key] for key in fitted], [found[key] for key in held[:MOST_JUDGED]])
-
-
-def place(key: str, salt: bytes) -> float:
-    """Return a number in 0..1 that depends on the key and the salt alone."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8, salt=salt).digest(), "big") / 2**64
 
 
 def check_enough(split: Split, dimension: int, model: str) -> None:
