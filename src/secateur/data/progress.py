@@ -1,13 +1,10 @@
 """Progress bars where somebody sees them: in a terminal or a notebook, not in a log file."""
 
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm.auto import tqdm
-
-KERNEL = "JPY_PARENT_PID"  # what Jupyter sets for its kernels
 
 
 def progress_bar(name: str, over: Iterable[Any] | None = None, *, total: float | None = None, unit: str) -> "tqdm[Any]":
@@ -18,4 +15,10 @@ def progress_bar(name: str, over: Iterable[Any] | None = None, *, total: float |
 
 def is_watched() -> bool:
     """Return whether a bar would be seen: standard error is a terminal, or this is a notebook."""
-    return sys.stderr.isatty() or KERNEL in os.environ or "ipykernel" in sys.modules
+    return sys.stderr.isatty() or is_notebook()
+
+
+def is_notebook() -> bool:
+    """Return whether this process is a notebook's kernel; to have imported one, or to be started by one, is not."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")

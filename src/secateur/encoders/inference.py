@@ -90,11 +90,15 @@ class Encoder:
         reading = self.loaded.reading
         self.pad_id, self.dimension, self.run = reading.pad_id, self.loaded.dimension, self.loaded.run("")
         self.max_length = min(reading.max_length, max_length or reading.max_length)
-        special = self.loaded.tokenizer.num_special_tokens_to_add(is_pair=False)
-        if self.max_length <= special:
-            raise InputError(f"max_length: {self.max_length} holds no more than the {special} special tokens")
+        self.check_length(self.max_length)
         self.tokenizer = set_length(self.loaded.tokenizer, reading, self.max_length)
         self.has_truncated, self.telling = False, Lock()
+
+    def check_length(self, max_length: int) -> None:
+        """Raise InputError where no word fits into so many tokens, between the special ones."""
+        special = self.loaded.tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_length <= special:
+            raise InputError(f"max_length: {max_length} holds no more than the {special} special tokens")
 
     @property
     def fingerprint(self) -> str:

@@ -80,13 +80,15 @@ def search_models(
     scores = []
     for name, model in zip(name_apart(models), models, strict=True):
         whole = running.open(model)
+        lengths = sorted({min(each, whole.max_length) for each in max_lengths or [whole.max_length]})
+        whole.check_length(lengths[0])  # before the minutes that the queries take
         query_prompt, document_prompt = (
             find_prompt(whole.loaded.reading, names) for names in (QUERY_PROMPTS, DOCUMENT_PROMPTS)
         )
         with running.computing():
             queries = whole.encode(test.queries.values(), prompt=query_prompt, progress=f"{name}, queries")
         check_finite(queries, name)
-        for length in sorted({min(each, whole.max_length) for each in max_lengths or [whole.max_length]}):
+        for length in lengths:
             reader = whole if length == whole.max_length else running.open(model, length)
             longer = share_longer(reader, list(test.documents.values()), document_prompt)
             reader.has_truncated = True  # the table says how many are cut off: a warning would say it once more
