@@ -79,7 +79,9 @@ def run(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"matching": "tokens"}, {"similarity": "contrastive"}], ids=["embedding", "tokens", "contrastive"]
+    "changes",
+    [{}, {"matching": "tokens"}, {"similarity": "contrastive"}, {"optimizer": "muon"}],
+    ids=["embedding", "tokens", "contrastive", "muon"],
 )
 def test_twenty_steps_lower_the_loss(run: Any, changes: dict[str, Any]) -> None:
     _, curve = run(replace(SETTINGS, steps=40, evaluate_every=20, **changes))
@@ -146,12 +148,14 @@ def test_a_corpus_smaller_than_a_batch_is_refused(run: Any) -> None:
         run(replace(SETTINGS, batch_size=64))
 
 
-def test_resuming_gives_the_weights_of_a_run_never_stopped(run: Any, tmp_path: Path) -> None:
-    whole, _ = run(replace(SETTINGS, steps=40), folder=tmp_path / "whole")
-    run(replace(SETTINGS, steps=40), folder=tmp_path / "stopped")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resuming_gives_the_weights_of_a_run_never_stopped(run: Any, tmp_path: Path, optimizer: str) -> None:
+    settings = replace(SETTINGS, steps=40, optimizer=optimizer, embedding_learning_rate=2e-3)
+    whole, _ = run(settings, folder=tmp_path / "whole")
+    run(settings, folder=tmp_path / "stopped")
     for late in (tmp_path / "stopped" / "checkpoints").glob("checkpoint-[34]0"):
         (late / "trainer_state.json").unlink()  # as if killed while this one was written
-    resumed, _ = run(replace(SETTINGS, steps=40), folder=tmp_path / "stopped", resume=True)
+    resumed, _ = run(settings, folder=tmp_path / "stopped", resume=True)
     expected = whole.encoder.transformer.state_dict()
     for name, value in resumed.encoder.transformer.state_dict().items():
         assert torch.equal(value, expected[name]), name

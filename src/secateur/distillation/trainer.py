@@ -30,6 +30,7 @@ from secateur.distillation.losses import (
     similarity_contrastive,
     similarity_mse,
 )
+from secateur.distillation.optimizers import find_matrices, hand_to_muon
 from secateur.distillation.processes import gather_pairs
 from secateur.encoders.device import pick_precision
 from secateur.encoders.encoder import TorchEncoder, encode
@@ -181,15 +182,21 @@ class DistillationTrainer(Trainer):
         return tokens
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the tokens' vectors a learning rate of their own, where the recipe names one."""
+        """Give the tokens' vectors a rate of their own where the recipe names one, and the layers' matrices to Muon."""
         optimizer = super().create_optimizer(*args, **kwargs)
+        if len(optimizer.param_groups) > 2:
+            return optimizer  # a second call gets the first one's
         rate = self.settings.embedding_learning_rate
-        if rate is not None and len(optimizer.param_groups) < 3:
+        if rate is not None:
             vectors = self.student.transformer.get_input_embeddings().weight
             for group in optimizer.param_groups:
                 group["params"] = [parameter for parameter in group["params"] if parameter is not vectors]
             optimizer.add_param_group({"params": [vectors], "lr": rate, "weight_decay": self.settings.weight_decay})
-        return optimizer
+        if self.settings.optimizer == "muon":
+            precision = pick_precision(self.settings.precision, self.student.device)
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            self.optimizer = hand_to_muon(optimizer, find_matrices(self.student.transformer), dtype)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
         if self.settings.schedule != "annealing":
