@@ -206,16 +206,38 @@ def test_a_batch_in_parts_gives_what_it_gives_whole(
     mask = batch["attention_mask"]
     assert len(set(mask.sum(dim=1).tolist())) > 2
     given = []
-    for pieces in (10_000, 20):
+    for pieces, kept in ((10_000, 10_000), (20, 10_000), (20, 0)):  # whole, in parts, in parts that are run again
         monkeypatch.setattr(trainer, "PART_PIECES", pieces)
+        monkeypatch.setattr(trainer, "KEPT_PIECES", kept)
         student.model.zero_grad()
         vectors, tokens = VectorModel(student)(batch["input_ids"], mask)
         assert tokens.shape[:2] == mask.shape
         (vectors[:, 0].sum() + tokens[mask.bool()].square().mean()).backward()
         gradients = [weight.grad for weight in student.model.parameters() if weight.grad is not None]
         given.append([vectors, tokens[mask.bool()], *(gradient.clone() for gradient in gradients)])
-    for whole, parts in zip(*given, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+    for whole, *others in zip(*given, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_of_a_batch_of_long_texts_little_is_kept_for_the_way_back(
+    student: TorchEncoder, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = PairDataset(student, pairs, None, 16).collate(list(range(8)))
+    monkeypatch.setattr(trainer, "PART_PIECES", 20)
+    weights = {weight.data_ptr() for weight in student.model.parameters()}
+    kept: list[int] = []
+
+    def count(value: torch.Tensor) -> torch.Tensor:
+        kept[-1] += value.nbytes if value.data_ptr() not in weights else 0
+        return value
+
+    for pieces in (10_000, 0):
+        monkeypatch.setattr(trainer, "KEPT_PIECES", pieces)
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
+            VectorModel(student)(batch["input_ids"], batch["attention_mask"])
+    assert 0 < kept[1] < kept[0] / 10
 
 
 def test_parts_hold_every_row_once_and_no_more_pieces_than_allowed() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from secateur.encoders.modeling import layer_names
+from secateur.encoders.modeling import find_layers
 
 MATRICES = "matrices"  # marks a group of Muon's
 MOMENTUM = 0.95
@@ -76,9 +76,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 def find_matrices(transformer: PreTrainedModel) -> list[Parameter]:
     """Return the weight matrices of a transformer's layers; a layer without heads has empty ones, left out."""
-    prefix = f"{layer_names(transformer.config).layers}."
-    named = transformer.named_parameters()
-    return [weight for name, weight in named if name.startswith(prefix) and weight.ndim == 2 and weight.numel()]
+    weights = (weight for layer in find_layers(transformer) for weight in layer.parameters())
+    return [weight for weight in weights if weight.ndim == 2 and weight.numel()]
 
 
 def hand_to_muon(optimizer: torch.optim.Optimizer, matrices: Sequence[Parameter], dtype: torch.dtype) -> MuonWithAdamW:
