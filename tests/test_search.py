@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from secateur.evaluation.intervals import mean_error
-from secateur.evaluation.search import DEPTH, bootstrap_interval, find_gains, measure, search
+from secateur.evaluation.intervals import bootstrap_interval, mean_error
+from secateur.evaluation.search import DEPTH, find_gains, measure, search
 
 
 def draw(rows: int, *, seed: int) -> np.ndarray:

@@ -16,10 +16,12 @@ from secateur.config.errors import InputError
 from secateur.config.evaluation import EncodechkaSettings
 from secateur.config.teacher import TeacherSettings
 from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.forms import scale_rows
 from secateur.encoders.inference import Encoder
 from secateur.encoders.loading import load_encoder
+from secateur.encoders.rotation import find_axes
 from secateur.encoders.static import bare_tokenizer, build_bag, embed_bag, is_static, load_bag, save_bag
-from secateur.pruning.bag import count_matrix, fit_affine, fit_bag, main_axes, scale_rows, solve_ridge
+from secateur.pruning.bag import count_matrix, fit_affine, fit_bag, solve_ridge
 from secateur.runs.infer import infer, retrieve
 
 TEXTS = [*(side for pair in SENTENCES for side in pair), "", "cat cat cat", "the"]
@@ -58,7 +60,7 @@ def test_by_hand() -> None:
 
 def test_axes_hold_what_singular_vectors_hold() -> None:
     rows = scale_rows(draw(30, 6))
-    axes, energy = main_axes(rows, 2)
+    axes, energy = find_axes(rows, 2)
     sizes = np.linalg.svd(rows, compute_uv=False) ** 2
     np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-5)
     np.testing.assert_allclose(np.square(rows @ axes).sum(), sizes[:2].sum(), rtol=1e-5)

@@ -19,13 +19,13 @@ from secateur.distillation.teachers import (
     EnglishSource,
     JoinedSources,
     ModelSource,
-    find_axes,
     fingerprint,
     join_sources,
     load_sources,
 )
 from secateur.distillation.vector_files import StoredVectors, load_vectors
 from secateur.encoders.encoder import TorchEncoder, embed
+from secateur.encoders.rotation import find_axes
 from secateur.encoders.saving import save_encoder
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.pruning.selection import Kept

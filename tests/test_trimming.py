@@ -19,12 +19,13 @@ from secateur.data.wheels import unpack_model
 from secateur.distillation.universal import find_package
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.loading import load_encoder
+from secateur.encoders.reading import copy_backend
 from secateur.encoders.saving import save_encoder
 from secateur.encoders.surgery import replace_tokenizer
 from secateur.pruning.spelling import Pieces, read_vocabulary, spell_best, spell_greedily
 from secateur.pruning.tokenizer import cut_tokenizer
 from secateur.pruning.trimming import choose_pieces, fold_vectors, measure_coverage, trim_vocabulary, weigh_pieces
-from secateur.pruning.unknown import copy_backend, encode
+from secateur.pruning.unknown import encode
 
 RUBERT = ROOT / "../shared/tokenizers/rubert-tiny2"
 PAIRS = ROOT / "../shared/data/pairs/train.en-ru.tsv.gz"

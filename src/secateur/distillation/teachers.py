@@ -25,6 +25,7 @@ from secateur.encoders.device import pick_precision
 from secateur.encoders.encoder import TorchEncoder, embed
 from secateur.encoders.fingerprint import fingerprint
 from secateur.encoders.loading import load_encoder
+from secateur.encoders.rotation import find_axes
 from secateur.encoders.vectors import VectorSource, check_known, encode_units
 
 log = logging.getLogger(__name__)
@@ -201,20 +202,6 @@ def join_sources(
         rotation = np.eye(width, dimension, dtype=np.float32)
         log.info("teachers: %s dimensions, %d of zeros added", sizes, dimension - width)
     return JoinedSources(tuple(parts), shares, rotation)
-
-
-def find_axes(vectors: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Return the first right singular vectors of a matrix [n, D] as float32 columns [D, count], and the share of its
-    squared norm along them.
-
-    Each axis points to where its largest component is positive, so that another computation finds the same.
-    """
-    wide = vectors.astype(np.float64)
-    energies, axes = np.linalg.eigh(wide.T @ wide)  # ascending; of the Gram matrix [D, D]
-    axes = axes[:, ::-1][:, :count]
-    largest = np.abs(axes).argmax(axis=0)
-    axes = axes * np.sign(axes[largest, np.arange(count)])
-    return axes.astype(np.float32), float(energies[::-1][:count].sum() / energies.sum())
 
 
 def load_sources(

@@ -40,12 +40,13 @@ class Calibration:
 
 def shorten(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     """Return the first coordinates of vectors [n, D], scaled to unit length: float32 [n, dimensions]."""
-    return vectors if dimensions == vectors.shape[1] else scale(vectors[:, :dimensions])
+    return vectors if dimensions == vectors.shape[1] else scale_rows(vectors[:, :dimensions])
 
 
-def scale(rows: np.ndarray) -> np.ndarray:
+def scale_rows(rows: np.ndarray) -> np.ndarray:
+    """Return rows [n, D] scaled to unit length, in their own number format; rows of zeros stay so."""
     units: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return units.astype(np.float32)
+    return units
 
 
 def calibrate(vectors: np.ndarray) -> Calibration:
@@ -114,7 +115,7 @@ def as_rows(codes: np.ndarray, output: str, length: int) -> np.ndarray:
     `length`: how many coordinates a code stands for.
     """
     if output in ("float32", "int8"):
-        return scale(codes.astype(np.float32))
+        return scale_rows(codes.astype(np.float32))
     packed = codes if output == "ubinary" else (codes.astype(np.int16) + 128).astype(np.uint8)
     return np.unpackbits(packed, axis=-1, count=length).astype(np.float32) * 2 - 1
 

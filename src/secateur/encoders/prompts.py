@@ -22,11 +22,10 @@ from secateur.encoders.modeling import POSITIONS, WORDS, count_heads, count_neur
 from secateur.encoders.soundness import PLAIN
 from secateur.encoders.surgery import (
     fill_model,
-    rebuild,
+    replace_length,
     replace_tokenizer,
     replace_transformer,
     resize_config,
-    shallow_copy,
 )
 
 
@@ -76,9 +75,7 @@ def shift_positions(encoder: TorchEncoder, count: int) -> TorchEncoder:
     shape.max_position_embeddings -= count
     shifted = replace_transformer(encoder, fill_model(shape, weights, has_pooler=encoder.uses_pooler, like=transformer))
     shifted = replace_tokenizer(shifted, deepcopy(encoder.tokenizer))  # the length is set on the tokenizer itself
-    first = shallow_copy(shifted.model[0])
-    setattr(first, "max_seq_length", encoder.max_length - count)  # noqa: B010 (a property of its class)
-    return rebuild(shifted, [first, *list(shifted.model)[1:]])
+    return replace_length(shifted, encoder.max_length - count)
 
 
 def replace_prompts(encoder: TorchEncoder, prompts: Mapping[str, str], default: str | None) -> TorchEncoder:

@@ -3,6 +3,7 @@ tokenizer.json. An export records it, so that the exported files read as the mod
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -11,9 +12,11 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 
 from secateur.config.choices import MOST
-from secateur.config.errors import InputError
+from secateur.config.errors import InputError, say_error
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from secateur.encoders.encoder import TorchEncoder
 
 log = logging.getLogger(__name__)
@@ -112,3 +115,17 @@ def set_length(tokenizer: Tokenizer, reading: Reading, max_length: int) -> Token
     tokenizer.enable_truncation(max_length, direction=reading.truncation)
     tokenizer.no_padding()
     return tokenizer
+
+
+def copy_backend(tokenizer: "PreTrainedTokenizerBase") -> Tokenizer:
+    """Return a copy of what the tokenizer reads with, which neither truncates nor pads.
+
+    Raises InputError: a part of it is made of Python code, which no file can hold.
+    """
+    try:
+        backend: Tokenizer = deepcopy(tokenizer.backend_tokenizer)
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"the tokenizer cannot be copied or saved: {say_error(error, 200)}") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

@@ -91,6 +91,20 @@ def order_axes(covariance: np.ndarray) -> np.ndarray:
     return descending
 
 
+def find_axes(vectors: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Return the first right singular vectors of a matrix [n, D] as float32 columns [D, count], and the share of its
+    squared norm along them.
+
+    Each axis points to where its largest component is positive, so that another computation finds the same.
+    """
+    wide = vectors.astype(np.float64)
+    energies, axes = np.linalg.eigh(wide.T @ wide)  # ascending; of the Gram matrix [D, D]
+    axes = axes[:, ::-1][:, :count]
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.sign(axes[largest, np.arange(count)])
+    return axes.astype(np.float32), float(energies[::-1][:count].sum() / energies.sum())
+
+
 def complement(axes: np.ndarray) -> np.ndarray:
     """Return orthonormal columns [D, D - k] at right angles to k orthonormal ones [D, k]."""
     whole: np.ndarray = np.linalg.qr(axes, mode="complete")[0]

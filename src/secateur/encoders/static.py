@@ -24,7 +24,7 @@ from secateur.config.choices import MOST
 from secateur.config.errors import InputError, say_error
 from secateur.data.files import whole_folder
 from secateur.encoders.encoder import TorchEncoder
-from secateur.encoders.reading import Reading, add_lowercase
+from secateur.encoders.reading import Reading, add_lowercase, copy_backend
 from secateur.encoders.sessions import Run
 from secateur.encoders.soundness import check_finite
 
@@ -56,11 +56,9 @@ def as_weights(array: np.ndarray) -> torch.Tensor:
 
 def bare_tokenizer(encoder: TorchEncoder) -> Tokenizer:
     """Return an encoder's tokenizer, copied, that neither truncates nor pads, and lowercases where the encoder does."""
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    tokenizer = copy_backend(encoder.tokenizer)
     if encoder.model[0].do_lower_case:
         add_lowercase(tokenizer)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

@@ -140,6 +140,16 @@ def replace_tokenizer(encoder: TorchEncoder, tokenizer: PreTrainedTokenizerBase)
     return rebuild(encoder, [first, *list(encoder.model)[1:]])
 
 
+def replace_length(encoder: TorchEncoder, tokens: int) -> TorchEncoder:
+    """Return a new encoder that reads at most so many tokens of a sentence; it shares everything else.
+
+    Its tokenizer too: what is set on that holds for both, so give one of its own to an encoder that will be saved.
+    """
+    first = shallow_copy(encoder.model[0])
+    setattr(first, "max_seq_length", tokens)  # noqa: B010 (a property of its class)
+    return rebuild(encoder, [first, *list(encoder.model)[1:]])
+
+
 def narrow_encoder(encoder: TorchEncoder, transformer: PreTrainedModel, channels: Sequence[int]) -> TorchEncoder:
     """Return a new encoder around a transformer that holds these channels of the encoder's hidden width alone.
 

@@ -30,6 +30,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from secateur.config.errors import InputError
 from secateur.data.progress import progress_bar
+from secateur.encoders.forms import scale_rows
 from secateur.encoders.vectors import VectorSource, encode_units
 from secateur.evaluation.benchmark_data import (
     SENTENCE_PARTS,
@@ -218,10 +219,7 @@ def name_others(pooled: dict[str, np.ndarray]) -> list[str]:
 
 def pick(pooled: dict[str, np.ndarray], name: str, where: Any = slice(None)) -> np.ndarray:
     vectors: np.ndarray = pooled[name.removesuffix(NORM)][where]  # [N, D]
-    if not name.endswith(NORM):
-        return vectors
-    units: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return units
+    return scale_rows(vectors) if name.endswith(NORM) else vectors
 
 
 def is_close(one: np.ndarray, other: np.ndarray) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.stats import t
 
 FEW = 1_000  # pairs: of fewer, tables say what their numbers may be off by
+REPEATS = 1_000  # times that items are drawn anew
 Z = 1.96  # standard errors that a 95% interval reaches to each side
 
 
@@ -25,3 +26,14 @@ def mean_error(values: np.ndarray) -> float | None:
     if len(values) < 2:
         return None
     return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def bootstrap_interval(values: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> tuple[float, float]:
+    """Return the 95% interval of the mean of one value a query, the queries drawn anew with replacement.
+
+    For two models' difference, give their values' difference query by query.
+    """
+    generator = np.random.default_rng(seed)
+    draws = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(repeats)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -12,7 +12,6 @@ import numpy as np
 
 DEPTH = 10  # documents of a ranking that are looked at
 ROWS = 1_024  # queries compared with a part of the documents at a time
-REPEATS = 1_000  # times that the queries are drawn anew
 
 
 @dataclass(frozen=True)
@@ -115,14 +114,3 @@ def find_gains(ranking: Nearest, documents: Sequence[str], relevance: Sequence[M
     """
     rows = zip(ranking.places.tolist(), relevance, strict=True)
     return np.array([[of.get(documents[place], 0.0) for place in places] for places, of in rows], np.float64)
-
-
-def bootstrap_interval(values: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean of one value a query, the queries drawn anew with replacement.
-
-    For two models' difference, give their values' difference query by query.
-    """
-    generator = np.random.default_rng(seed)
-    draws = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(repeats)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)

@@ -26,6 +26,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
+from secateur.encoders.forms import scale_rows
+from secateur.encoders.rotation import find_axes
 from secateur.pruning.unknown import encode
 
 log = logging.getLogger(__name__)
@@ -73,16 +75,11 @@ def fit_bag(counts: csr_array, targets: np.ndarray, alone: np.ndarray, rank: int
     P = weaken_common(counts, alone)  # [tokens, D]
     ridge = choose_ridge(counts, d, P)
     E = fit_tokens(counts, d, P, ridge)  # [tokens, D]
-    axes, energy = main_axes(scale_rows(counts @ E), rank)  # [D, rank]
+    axes, energy = find_axes(scale_rows(counts @ E), rank)  # [D, rank]
     vectors = E @ axes
     W, b = fit_affine(scale_rows(counts @ vectors), targets)
     log.info("static: ridge %g; %d dimensions keep %.3f of what the tokens say", ridge, rank, energy)
     return Bag(vectors, W, b, ridge, energy)
-
-
-def scale_rows(rows: np.ndarray) -> np.ndarray:
-    scaled: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return scaled
 
 
 def weaken_common(counts: csr_array, alone: np.ndarray) -> np.ndarray:
@@ -141,12 +138,6 @@ def solve_ridge(X: csr_array, Y: np.ndarray, P: np.ndarray, ridge: float) -> np.
         before, rz = rz, (R * Z).sum(axis=0)
         step = Z + (rz / np.maximum(before, 1e-30)) * step
     return E.astype(np.float32)
-
-
-def main_axes(u: np.ndarray, rank: int) -> tuple[np.ndarray, float]:
-    """Return orthonormal columns [D, rank] along which rows [n, D] have most of their squared length, and its share."""
-    energies, axes = np.linalg.eigh(u.T.astype(np.float64) @ u)  # ascending
-    return axes[:, : -rank - 1 : -1].astype(np.float32), float(energies[-rank:].sum() / energies.sum())
 
 
 def fit_affine(u: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from secateur.pruning.unknown import copy_backend, encode
+from secateur.encoders.reading import copy_backend
+from secateur.pruning.unknown import encode
 
 TRIED = 512  # sentences on which words are read alone
 STEP = 16_384  # units at a time

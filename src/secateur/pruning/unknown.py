@@ -3,13 +3,13 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.config.errors import InputError, say_error
+from secateur.encoders.reading import copy_backend
 
 log = logging.getLogger(__name__)
 
@@ -83,20 +83,6 @@ def unknown_number(tokenizer: PreTrainedTokenizerFast) -> int | None:
         return None if number is None else int(number)
     found = None if name is None else backend.token_to_id(name)
     return None if found is None else int(found)
-
-
-def copy_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """Return a copy of what the tokenizer reads with, which neither truncates nor pads.
-
-    Raises InputError: a part of it is made of Python code, which no file can hold.
-    """
-    try:
-        backend = deepcopy(tokenizer.backend_tokenizer)
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"the tokenizer cannot be copied or saved: {say_error(error, 200)}") from None
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
 
 
 def encode(backend: Tokenizer, sentences: Sequence[str]) -> list[Any]:

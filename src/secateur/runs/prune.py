@@ -16,7 +16,7 @@ from secateur.encoders.device import pick_device
 from secateur.encoders.encoder import TorchEncoder
 from secateur.encoders.loading import load_encoder
 from secateur.encoders.saving import save_encoder
-from secateur.encoders.surgery import rebuild, shallow_copy
+from secateur.encoders.surgery import replace_length
 from secateur.evaluation.scores import HeldOut, embed_held_out, score_stages
 from secateur.pruning.budget import name_sizes
 from secateur.pruning.cutting import cut_and_repair, cut_nested_family
@@ -162,9 +162,7 @@ def adapt(teacher: TorchEncoder, settings: TeacherSettings) -> tuple[TorchEncode
     own = teacher.max_length
     if settings.max_length is None or settings.max_length >= own:
         return teacher, ()
-    first = shallow_copy(teacher.model[0])
-    setattr(first, "max_seq_length", settings.max_length)  # noqa: B010 (a property of its class)
-    shorter = rebuild(teacher, [first, *list(teacher.model)[1:]])
+    shorter = replace_length(teacher, settings.max_length)
     return shorter, (f"the student reads at most {settings.max_length} tokens of a sentence, its teacher {own}",)
 
 

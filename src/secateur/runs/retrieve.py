@@ -18,7 +18,8 @@ from secateur.data.relevance import RelevanceSet
 from secateur.encoders.device import computing_in, pick_device
 from secateur.encoders.inference import BATCH_TOKENS, WINDOW, Encoder
 from secateur.encoders.reading import Reading
-from secateur.evaluation.search import MEASURES, bootstrap_interval, find_gains, measure, search
+from secateur.evaluation.intervals import bootstrap_interval
+from secateur.evaluation.search import MEASURES, find_gains, measure, search
 from secateur.reports.text import format_columns
 from secateur.runs.infer import name_apart
 
