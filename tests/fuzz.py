@@ -480,7 +480,7 @@ GOOD = {
     "cost": ("teacher", "--repeats", "1", "--warmup", "0", "--length", "4", "--threads", "1"), "report": ("runs/toy",),
     "retrieve": ("teacher", "--pairs", "pairs.tsv"), "rank": ("nowhere",), "demo": ("--student", "nowhere"),
     "vocabulary": ("teacher", "--corpus", "ru=ru.txt", "--size", "90", "--out", "small"),
-    "push": ("teacher", "me/toy", "--dry-run"),
+    "vectors": ("teacher", "--texts", "ru.txt", "--out", "shorter"), "push": ("teacher", "me/toy", "--dry-run"),
 }  # fmt: skip
 
 

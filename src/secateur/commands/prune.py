@@ -40,7 +40,7 @@ GROUPS = {  # a group of options: the option, its placeholder
 
 def add(parser: Parser) -> None:
     """Add the command's options; what they are for is said by the settings that they set."""
-    from secateur.config.options import PRUNE, PRUNE_DEFAULTS, spell_flag
+    from secateur.config.options import PRUNE, PRUNE_DEFAULTS, STATIC_DEFAULTS, spell_flag
     from secateur.config.recipe import PruningRecipe
 
     new_command(
@@ -69,9 +69,10 @@ def add(parser: Parser) -> None:
         group = parser.add_argument_group(title)
         for option, metavar in options.items():
             key = PRUNE[option]
+            default = PRUNE_DEFAULTS.get(key)
             words: dict[str, Any] = {
                 "metavar": metavar,
-                "default": PRUNE_DEFAULTS.get(key),
+                "default": f"{default}; {STATIC_DEFAULTS[key]} with --layers 0" if key in STATIC_DEFAULTS else default,
                 "read": READERS.get(option),
             }
             add_setting(group, spell_flag(option), PruningRecipe, key, **words)
