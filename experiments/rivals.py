@@ -78,15 +78,13 @@ def drop_layers(recipe: PruningRecipe, rows: Pairs, options: argparse.Namespace,
     layers = space_evenly(options.layers, teacher.transformer.config.num_hidden_layers)
     shallow = replace_transformer(teacher, choose_layers(teacher.transformer, layers))
     fewer = trim_vocabulary(shallow, {"en": rows.en, "ru": rows.ru}, options.tokens, fold=False)
-    with whole_folder(folder / "start") as start:
-        save_encoder(fewer.encoder, start)
+    save_encoder(fewer.encoder, folder / "start")
     model = SentenceTransformer(str(folder / "start"))
     model.max_seq_length = recipe.distillation.max_length
-    prompt = model.prompts[model.default_prompt_name] if model.default_prompt_name else ""
     order = np.random.default_rng(0).permutation(len(targets))
     sentences = [*rows.en, *rows.ru]
     data = Dataset.from_dict(
-        {"sentence": [prompt + sentences[row] for row in order], "label": [targets[[row]][0] for row in order]}
+        {"sentence": [teacher.prompt + sentences[row] for row in order], "label": [targets[[row]][0] for row in order]}
     )
     seconds = run_trainer(model, data, options, TRIAL_STEPS, folder) / TRIAL_STEPS
     steps = int(options.minutes * 60 / seconds)

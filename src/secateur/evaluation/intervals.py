@@ -29,9 +29,9 @@ def mean_error(values: np.ndarray) -> float | None:
 
 
 def bootstrap_interval(values: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean of one value a query, the queries drawn anew with replacement.
+    """Return the 95% interval of the mean of one value an item, the items drawn anew with replacement.
 
-    For two models' difference, give their values' difference query by query.
+    For two models' difference, give their values' difference item by item.
     """
     generator = np.random.default_rng(seed)
     draws = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(repeats)]
